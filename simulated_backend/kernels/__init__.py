@@ -1,0 +1,1 @@
+"""The coincidence update: ``reference`` is the definition, the others must agree with it."""

@@ -1,0 +1,103 @@
+"""The counter hash of ``hil.encoding`` once more, for numba. A test holds both bit-equal."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hil.encoding import GAUSS, PHI, PSI, PulseTrain
+
+__all__ = ["GAUSS_LOW", "GAUSS_RISE", "every_array", "line_hash", "mix", "normal", "packed_bits", "popcount", "u32"]
+
+GAUSS_LOW: NDArray[np.float32] = GAUSS[0].numpy().copy()
+GAUSS_RISE: NDArray[np.float32] = GAUSS[1].numpy().copy()
+_PHI = np.uint32(PHI & 0xFFFFFFFF)
+_PSI = np.uint32(PSI & 0xFFFFFFFF)
+_STEP = np.float32(2.0**-22)
+
+
+@numba.njit(inline="always")
+def mix(x: np.uint32) -> np.uint32:
+    """The 32-bit mixer."""
+    x = np.uint32(x ^ (x >> np.uint32(16)))
+    x = np.uint32(x * np.uint32(0x7FEB352D))
+    x = np.uint32(x ^ (x >> np.uint32(15)))
+    x = np.uint32(x * np.uint32(0x846CA68B))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@numba.njit(inline="always")
+def line_hash(key0: np.uint32, key1: np.uint32, place: np.uint32) -> np.uint32:
+    """First half of ``word``: what a line or cell has in common over its slots or pulses."""
+    return np.uint32(mix(np.uint32(key0 ^ np.uint32(place * _PHI))) ^ key1)
+
+
+@numba.njit(inline="always")
+def normal(place: np.uint32, number: np.uint32, low: NDArray[np.float32], rise: NDArray[np.float32]) -> np.float32:
+    """The Gaussian of a place's slot or pulse ``number``."""
+    word = mix(np.uint32(place + np.uint32(number * _PSI)))
+    index = word >> np.uint32(22)
+    return np.float32(low[index] + np.float32(np.float32(word & np.uint32(0x3FFFFF)) * _STEP) * rise[index])
+
+
+@numba.njit(inline="always")
+def popcount(x: np.uint32) -> np.uint32:
+    """Ones among the 32 bits of x."""
+    x = np.uint32(x - ((x >> np.uint32(1)) & np.uint32(0x55555555)))
+    x = np.uint32((x & np.uint32(0x33333333)) + ((x >> np.uint32(2)) & np.uint32(0x33333333)))
+    x = np.uint32((x + (x >> np.uint32(4))) & np.uint32(0x0F0F0F0F))
+    return np.uint32(np.uint32(x * np.uint32(0x01010101)) >> np.uint32(24))
+
+
+@numba.njit(cache=True, nogil=True)
+def _draw(
+    threshold: NDArray[np.int32],
+    sign: NDArray[np.int8],
+    slots: NDArray[np.int32],
+    key: NDArray[np.uint32],
+    line: NDArray[np.uint32],
+    out: NDArray[np.uint32],
+) -> None:
+    arrays, samples, lines = sign.shape
+    for a in range(arrays):
+        for s in range(samples):
+            total = slots[a, s]
+            key0, key1 = key[a, s, 0], key[a, s, 1]
+            for i in range(lines):
+                level = threshold[a, s, i]
+                if sign[a, s, i] == 0 or level == 0:
+                    continue
+                place = line_hash(key0, key1, line[i])
+                limit = np.uint32(level)
+                bits = np.uint32(0)
+                for slot in range(total):
+                    word = mix(np.uint32(place + np.uint32(np.uint32(slot) * _PSI)))
+                    if (word >> np.uint32(8)) < limit:
+                        bits |= np.uint32(1) << np.uint32(slot)
+                out[a, s, i] = bits
+
+
+def u32(x: Tensor) -> NDArray[np.uint32]:
+    """An int32 tensor on the CPU, seen as uint32."""
+    view: NDArray[np.uint32] = x.contiguous().numpy().view(np.uint32)
+    return view
+
+
+def packed_bits(train: PulseTrain) -> NDArray[np.uint32]:
+    """``train.bits()``, drawn only for lines that can fire; uint32 [array sample line]."""
+    if train.kind != "stochastic":
+        return u32(train.bits())
+    out = np.zeros(train.sign.shape, dtype=np.uint32)
+    _draw(
+        train.threshold.numpy(), train.sign.contiguous().numpy(), train.slots.contiguous().numpy(),
+        u32(train.key), u32(train.line), out,
+    )  # fmt: skip
+    return out
+
+
+def every_array(arrays: int, active: Tensor | None) -> NDArray[np.bool_]:
+    """``active`` as numpy, all true where it is None."""
+    return torch.ones(arrays, dtype=torch.bool).numpy() if active is None else active.numpy()

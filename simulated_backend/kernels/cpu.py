@@ -1,0 +1,202 @@
+"""The update kernel in numba for CPUs: the arithmetic of ``reference``, operation for operation.
+
+Only lines that fire are visited; coincidences are counted by AND and popcount; one core walks one array, so that the
+result depends on neither threads nor population. Covers the linear family (constant, linear, soft_bounds).
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hil.encoding import PulseTrain
+from simulated_backend.kernels.bits import (
+    GAUSS_LOW,
+    GAUSS_RISE,
+    every_array,
+    line_hash,
+    normal,
+    packed_bits,
+    popcount,
+    u32,
+)
+from simulated_backend.kernels.reference import Cells
+
+__all__ = ["COVERS", "apply", "trace", "update"]
+
+COVERS = frozenset({"constant", "linear", "soft_bounds"})
+"""Models this kernel knows; the rest runs on the reference."""
+
+_F32 = NDArray[np.float32]
+_I32 = NDArray[np.int32]
+_U32 = NDArray[np.uint32]
+_ONE = np.float32(1.0)
+
+
+@numba.njit(inline="always")
+def _pulses(
+    w: np.float32, n: int, up: bool, d: np.float32, s: np.float32, low: np.float32, high: np.float32, c2c: np.float32,
+    extra: np.float32, multiplicative: bool, place: np.uint32, first: np.uint32, g_low: _F32, g_rise: _F32,
+) -> np.float32:  # fmt: skip
+    """n pulses of one polarity on one cell; pulse k draws xi number first + k."""
+    for k in range(n):
+        size = np.float32(d - np.float32(s * w)) if up else np.float32(d + np.float32(s * w))
+        if c2c > 0:
+            xi = np.float32(c2c * normal(place, np.uint32(first + np.uint32(k)), g_low, g_rise))
+            if multiplicative:
+                size = np.float32(size * np.float32(_ONE + xi))
+            else:
+                size = np.float32(size + np.float32(xi * extra))
+        w = np.float32(w + size) if up else np.float32(w - size)
+        w = min(max(w, low), high)
+    return w
+
+
+@numba.njit(cache=True, nogil=True)
+def _cell(
+    a: int, r: int, c: int, cols: int, n: int, up: bool, state: _F32, hidden: _F32, p: tuple[_F32, ...], c2c: np.float32,
+    write: np.float32, multiplicative: bool, key0: np.uint32, key1: np.uint32, counted: bool, count_up: _I32,
+    count_down: _I32, g_low: _F32, g_rise: _F32,
+) -> None:  # fmt: skip
+    """n pulses on cell (a, r, c), its write noise and its wear counter. p: d_up s_up d_down s_down low high noise_up noise_down."""
+    place = line_hash(key0, key1, np.uint32(r * cols + c))
+    side = 0 if up else 2
+    w = _pulses(
+        hidden[a, r, c], n, up, p[side][a, r, c], p[side + 1][a, r, c], p[4][a, r, c], p[5][a, r, c], c2c,
+        p[6][a, r, c] if up else p[7][a, r, c], multiplicative, place, np.uint32(0), g_low, g_rise,
+    )  # fmt: skip
+    hidden[a, r, c] = w
+    if write > 0:
+        state[a, r, c] = np.float32(w + np.float32(write * normal(place, np.uint32(0xFFFFFFFF), g_low, g_rise)))
+    if counted:
+        if up:
+            count_up[a, r, c] += n
+        else:
+            count_down[a, r, c] += n
+
+
+def _update_loops(
+    row_bits: _U32, row_sign: NDArray[np.int8], col_bits: _U32, col_sign: NDArray[np.int8], key: _U32,
+    active: NDArray[np.bool_], state: _F32, hidden: _F32, p: tuple[_F32, ...], c2c: _F32, write: _F32, multiplicative: bool,
+    counted: bool, count_up: _I32, count_down: _I32, g_low: _F32, g_rise: _F32,
+) -> None:  # fmt: skip
+    arrays, samples, rows = row_bits.shape
+    cols = col_bits.shape[2]
+    for a in numba.prange(arrays):
+        if not active[a]:
+            continue
+        firing = np.empty(cols, dtype=np.int32)
+        for s in range(samples):
+            number = 0
+            for c in range(cols):
+                if col_bits[a, s, c] != 0:
+                    firing[number] = c
+                    number += 1
+            if number == 0:
+                continue
+            key0, key1 = key[a, s, 0], key[a, s, 1]
+            for r in range(rows):
+                bits = row_bits[a, s, r]
+                if bits == 0:
+                    continue
+                sign = row_sign[a, s, r]
+                for j in range(number):
+                    c = firing[j]
+                    both = np.uint32(bits & col_bits[a, s, c])
+                    if both != 0:
+                        _cell(
+                            a, r, c, cols, int(popcount(both)), sign * col_sign[a, s, c] > 0, state, hidden, p, c2c[a],
+                            write[a], multiplicative, key0, key1, counted, count_up, count_down, g_low, g_rise,
+                        )  # fmt: skip
+
+
+def _apply_loops(
+    counts: _I32, key: _U32, state: _F32, hidden: _F32, p: tuple[_F32, ...], c2c: _F32, write: _F32, multiplicative: bool,
+    counted: bool, count_up: _I32, count_down: _I32, g_low: _F32, g_rise: _F32,
+) -> None:  # fmt: skip
+    arrays, rows, cols = counts.shape
+    for a in numba.prange(arrays):
+        for r in range(rows):
+            for c in range(cols):
+                n = counts[a, r, c]
+                if n != 0:
+                    _cell(
+                        a, r, c, cols, abs(n), n > 0, state, hidden, p, c2c[a], write[a], multiplicative,
+                        key[a, 0], key[a, 1], counted, count_up, count_down, g_low, g_rise,
+                    )  # fmt: skip
+
+
+def _trace_loops(
+    signs: NDArray[np.int8], mask: NDArray[np.bool_], every: int, key: _U32, out: _F32, state: _F32, hidden: _F32,
+    p: tuple[_F32, ...], c2c: _F32, write: _F32, multiplicative: bool, counted: bool, count_up: _I32, count_down: _I32,
+    g_low: _F32, g_rise: _F32,
+) -> None:  # fmt: skip
+    arrays, rows, cols = mask.shape
+    for a in numba.prange(arrays):
+        for r in range(rows):
+            for c in range(cols):
+                if not mask[a, r, c]:
+                    continue
+                for k in range(len(signs)):
+                    _cell(
+                        a, r, c, cols, 1, signs[k] > 0, state, hidden, p, c2c[a], write[a], multiplicative,
+                        key[a, k, 0], key[a, k, 1], counted, count_up, count_down, g_low, g_rise,
+                    )  # fmt: skip
+                    if (k + 1) % every == 0:
+                        out[a, r, c, k // every] = state[a, r, c]
+
+
+_update_one = numba.njit(cache=True, nogil=True)(_update_loops)
+_update_many = numba.njit(cache=True, nogil=True, parallel=True)(_update_loops)
+_apply_one = numba.njit(cache=True, nogil=True)(_apply_loops)
+_apply_many = numba.njit(cache=True, nogil=True, parallel=True)(_apply_loops)
+_trace_one = numba.njit(cache=True, nogil=True)(_trace_loops)
+_trace_many = numba.njit(cache=True, nogil=True, parallel=True)(_trace_loops)
+
+_SPREAD_CELLS = 200_000
+"""Cells from which on a call is worth waking the other cores for."""
+_NO_COUNT = np.zeros((1, 1, 1), dtype=np.int32)
+
+
+def _arguments(cells: Cells) -> tuple[object, ...]:
+    """What every loop takes of the cells."""
+    p = cells.params
+    names = ("d_up", "s_up", "d_down", "s_down", "low", "high")
+    tensors = [p[n].numpy() for n in names] + [p.get(n, p["d_up"]).numpy() for n in ("noise_up", "noise_down")]
+    state = cells.state.numpy()
+    hidden = state if cells.hidden is None else cells.hidden.numpy()
+    c2c = cells.c2c.numpy()
+    write = np.zeros_like(c2c) if cells.write is None else cells.write.numpy()
+    up, down = cells.pulses_up, cells.pulses_down
+    counts = (True, up.numpy(), down.numpy()) if up is not None and down is not None else (False, _NO_COUNT, _NO_COUNT)
+    return (state, hidden, tuple(tensors), c2c, write, cells.multiplicative, *counts, GAUSS_LOW, GAUSS_RISE)
+
+
+def _spread(cells: Cells) -> bool:
+    return len(cells.state) > 1 and cells.state.numel() >= _SPREAD_CELLS and numba.get_num_threads() > 1
+
+
+def update(cells: Cells, rows: PulseTrain, cols: PulseTrain, key: Tensor, active: Tensor | None = None) -> None:
+    """Coincidence update, sample after sample. key: int32 [array sample 2]; active: bool [array]."""
+    loops = _update_many if _spread(cells) else _update_one
+    loops(
+        packed_bits(rows), rows.sign.contiguous().numpy(), packed_bits(cols), cols.sign.contiguous().numpy(), u32(key),
+        every_array(len(cells.state), active), *_arguments(cells),
+    )  # fmt: skip
+
+
+def apply(cells: Cells, counts: Tensor, key: Tensor) -> None:
+    """``|counts|`` pulses on every cell, up where positive. counts: int32 [array row col]; key: int32 [array 2]."""
+    loops = _apply_many if _spread(cells) else _apply_one
+    loops(counts.contiguous().numpy(), u32(key), *_arguments(cells))
+
+
+def trace(cells: Cells, signs: Tensor, mask: Tensor, key: Tensor, every: int, out: Tensor) -> None:
+    """One pulse of each sign in turn on every masked cell; its state after every ``every``-th goes to ``out``.
+
+    signs: int8 [pulse]; key: int32 [array pulse 2]; out: float32 [array row col read].
+    """
+    loops = _trace_many if _spread(cells) else _trace_one
+    loops(signs.contiguous().numpy(), mask.contiguous().numpy(), every, u32(key), out.numpy(), *_arguments(cells))
