@@ -20,7 +20,7 @@ from hil.encoding import PulseTrain, Stream, gauss, word
 from hil.errors import ShapeError, UsageError
 from simulated_backend.devices import Params, draw_cells, per_array, scaled, shift
 from simulated_backend.kernels import cpu, reference
-from simulated_backend.kernels.matvec import matvec
+from hil.matvec import matvec
 from simulated_backend.settings import EmulatorSettings
 
 __all__ = ["KERNELS", "EmulatedArray"]

@@ -6,13 +6,13 @@ the same array in a population. These loops sum every output in one fixed order,
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from hil.backend import Direction
 
 __all__ = ["matvec"]
 
@@ -56,7 +56,7 @@ def _backward(v: _F32, g: _F32, active: NDArray[np.bool_], out: _F32) -> None:
 _ALL: dict[int, NDArray[np.bool_]] = {}
 
 
-def matvec(v: Tensor, g: Tensor, direction: Direction, active: Tensor | None = None) -> Tensor:
+def matvec(v: Tensor, g: Tensor, direction: Literal["forward", "backward"], active: Tensor | None = None) -> Tensor:
     """forward: out[a, s, col] = sum_row v[a, s, row] g[a, row, col]; backward: over cols. Inactive arrays give 0.
 
     On a GPU this is torch.bmm, and reproducibility over population sizes is the library's.

@@ -1,0 +1,1 @@
+"""Training algorithms on tiles, one a file: analog SGD and Tiki-Taka."""

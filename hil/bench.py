@@ -1,0 +1,193 @@
+"""A bench, opened: named boards behind their guards, places for matrices, calibrations."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hil.backend import ArrayBackend, ArrayInfo, HasState
+from hil.calibration import CalibrationStore
+from hil.config import BenchConfig, RoleConfig, validated
+from hil.errors import UsageError
+from hil.guard import guard
+from hil.ledger import Ledger
+from hil.place import Allocator, Place, Region, Surface
+from hil.plugins import BackendPlugin, Wanted, find
+from hil.safety import SafeState
+from hil.wear import Wear
+
+__all__ = ["Bench", "open_bench"]
+
+
+@dataclass
+class _Board:
+    """One entry of ``[boards]``: its plugin, and the guarded backend once opened (None while elastic)."""
+
+    plugin: BackendPlugin
+    settings: Any
+    backend: ArrayBackend | None = None
+    allocator: Allocator | None = None
+    wear: Wear | None = None
+
+
+@dataclass
+class Bench:
+    """A configured set-up. A context manager: leaving it makes every board safe and lets go."""
+
+    config: BenchConfig
+    state: Path
+    """Folder of what outlives a run: calibrations, wear counters."""
+    ledger: Ledger | None = None
+    ids: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    """Identity of every replica, int64 [array]."""
+    _boards: dict[str, _Board] = field(default_factory=dict)
+    _matrices: dict[str, ArrayBackend] = field(default_factory=dict)
+    _places: dict[str, Place] = field(default_factory=dict)
+    _closing: ExitStack = field(default_factory=ExitStack)
+    _safety: SafeState | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the bench."""
+        return self.config.name
+
+    @property
+    def arrays(self) -> int:
+        """Length of the array axis."""
+        return len(self.ids)
+
+    @property
+    def calibrations(self) -> CalibrationStore:
+        """What is known of its devices."""
+        return CalibrationStore(self.state / "calibrations")
+
+    @property
+    def infos(self) -> dict[str, ArrayInfo]:
+        """What every open backend says of itself, by board or matrix name."""
+        return {name: backend.info for name, backend in self._open_backends().items()}
+
+    @property
+    def physical(self) -> bool:
+        """Whether any board is real."""
+        return any(info.physical for info in self.infos.values())
+
+    def populate(self, ids: Tensor) -> None:
+        """Give the array axis these identities; only before the first matrix, and only where no board is fixed to one."""
+        if self._matrices or (len(ids) > 1 and any(board.backend is not None for board in self._boards.values())):
+            raise UsageError(f"bench {self.name}: a population of {len(ids)} needs an elastic emulated bench, not a board")
+        self.ids = ids
+
+    def place(self, name: str, role: str, inputs: int, outputs: int) -> Place:
+        """Regions for a matrix of that role; role "a" falls back on "c" where the bench has no other."""
+        if name in self._places:
+            placed = self._places[name]
+            if (placed.inputs, placed.outputs) != (inputs, outputs):
+                raise UsageError(f"matrix {name} is {placed.inputs} x {placed.outputs} already: give the new one another name")
+            return placed
+        wiring = self._role(role)
+        board = self._boards[wiring.board]
+        if board.allocator is not None:
+            regions = board.allocator.place(inputs, outputs, name, wiring.board)
+        else:
+            backend = self._matrix(name, role, inputs, outputs)
+            regions = (Region(backend, slice(0, inputs), slice(0, outputs), slice(0, inputs), slice(0, outputs)),)
+        place = Place(name, role, inputs, outputs, regions, wiring.shape, self.config.read, self.config.nominal)
+        self._places[name] = place
+        return place
+
+    def surfaces(self, widths: tuple[int, ...] | None = None, size: tuple[int, int] | None = None) -> list[Surface]:
+        """What there is to characterize: every board under each pulse shape used on it; on an elastic bench the matrices
+        of a network with these widths, or one matrix of this size."""
+        found: dict[tuple[str, object], Surface] = {}
+        for role, wiring in self.config.roles.items():
+            board = self._boards[wiring.board]
+            if board.backend is not None:
+                self._add_surface(found, f"board {wiring.board}", role, board.backend, wiring)
+                continue
+            if widths is None and size is None:
+                raise UsageError(f"bench {self.name}: an elastic bench has no size of its own: give widths or a size")
+            sizes = [size] if widths is None else list(zip(widths[:-1], widths[1:], strict=True))
+            for number, wanted in enumerate(sizes):
+                assert wanted is not None
+                name = f"probe.{role}" if widths is None else f"layer{number}.{role}"
+                self._add_surface(found, name, role, self._matrix(name, role, *wanted), wiring)
+        return list(found.values())
+
+    def _add_surface(
+        self, found: dict[tuple[str, object], Surface], name: str, role: str, backend: ArrayBackend, wiring: RoleConfig
+    ) -> None:
+        key = (backend.info.serial, wiring.shape)
+        roles = role if key not in found else f"{found[key].role}+{role}"
+        found[key] = Surface(name, roles, backend, wiring.shape, self.config.nominal, self.config.read.averages)
+
+    def _role(self, role: str) -> RoleConfig:
+        if role == "a" and "a" in self.config.roles:
+            return self.config.roles["a"]
+        return self.config.roles["c"]
+
+    def _matrix(self, name: str, role: str, rows: int, cols: int) -> ArrayBackend:
+        """The elastic backend's array for a matrix: made once, the same ever after."""
+        if name not in self._matrices:
+            board = self._boards[self._role(role).board]
+            inner = board.plugin.open(board.settings, Wanted(name, role, rows, cols, self.ids, self.config.seed))
+            limits = self.config.boards[self._role(role).board].limits
+            self._matrices[name] = guard(inner, limits, self.ledger, name)
+            self._closing.callback(inner.close)
+        made = self._matrices[name]
+        if (made.info.rows, made.info.cols) != (rows, cols):
+            raise UsageError(f"matrix {name} is {made.info.rows} x {made.info.cols} already, not {rows} x {cols}: rename it")
+        return made
+
+    def _open_backends(self) -> dict[str, ArrayBackend]:
+        fixed = {name: board.backend for name, board in self._boards.items() if board.backend is not None}
+        return {**fixed, **self._matrices}
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """State of every backend that can be saved: emulated ones."""
+        return {n: b.state_dict() for n, b in self._open_backends().items() if isinstance(b, HasState)}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Restore emulated backends; the matrices must have been placed already."""
+        for name, backend in self._open_backends().items():
+            if isinstance(backend, HasState):
+                if name not in state:
+                    raise UsageError(f"bench {self.name}: the checkpoint knows nothing of {name}: it is of another network")
+                backend.load_state_dict(state[name])
+
+    def close(self) -> None:
+        """Make every board safe and let go of it."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.__exit__(kind, value, trace)
+
+
+def open_bench(config: BenchConfig, state: Path, ledger: Ledger | None = None) -> Bench:
+    """Open every board of a bench; what was opened is closed again if a later one fails."""
+    bench = Bench(config, state, ledger)
+    with ExitStack() as undo:
+        undo.callback(bench.close)
+        for name, board in config.boards.items():
+            plugin: BackendPlugin = find("hil.backends", board.backend)
+            settings = validated(plugin.settings, board.settings, f"boards.{name}.settings")
+            entry = _Board(plugin, settings)
+            bench._boards[name] = entry
+            if not plugin.elastic(settings):
+                inner = plugin.open(settings, Wanted(name, "", None, None, bench.ids, config.seed))
+                bench._closing.callback(inner.close)
+                entry.wear = Wear.open(state) if inner.info.physical else None
+                entry.backend = guard(inner, board.limits, ledger, name, entry.wear)
+                entry.allocator = Allocator(entry.backend)
+        undo.pop_all()
+    return bench

@@ -1,0 +1,363 @@
+"""The guard: the only way from a tile or procedure to a backend.
+
+In front of a **physical** board every operation is compiled to pulses per cell, compared with the limits, counted in
+the wear counters, put on the disk as intended, given to the driver, recorded as done. A driver may post a pulse or
+update, so these count as done when the next read, mvm, trace, verify, status or safe comes back without an error; until
+then ``Ledger.pending`` has them. Where the driver raises, an operation is ``uncertain`` (its cells are to be read
+again), or ``refused`` if the driver turned its arguments down and sent nothing.
+
+In front of the **emulator** a pulse shape is checked once and every verb goes straight through.
+
+Either passes on the companion protocols that its backend has and no others: those methods are attributes of the
+instance, so ``isinstance`` tells the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hil.backend import (
+    ArrayBackend,
+    Direction,
+    HasClock,
+    HasReference,
+    HasState,
+    HasVerify,
+    PulseShape,
+    check_mask,
+)
+from hil.compiled import compile_pulses, compile_trace, compile_update
+from hil.encoding import PulseTrain
+from hil.errors import HardwareError, HilError, LimitError, ShapeError, UsageError
+from hil.ledger import Ledger
+from hil.limits import Limits, check_cells, check_shape, check_volts, excluded_mask
+from hil.records import Array, Outcome
+from hil.wear import Wear
+
+__all__ = ["EmulatedGuard", "Guard", "PhysicalGuard", "guard"]
+
+_SHAPES = 1024
+"""Shapes an emulated guard remembers; a population that changes its shape at every step must not fill the memory."""
+
+T = TypeVar("T")
+
+
+def guard(
+    backend: ArrayBackend,
+    limits: Limits | None = None,
+    ledger: Ledger | None = None,
+    board_name: str = "main",
+    wear: Wear | None = None,
+) -> Guard:
+    """The guard that fits a backend.
+
+    limits: None = none given, then a physical board refuses to pulse. ledger: where a physical board's operations are
+    recorded; without one it refuses to pulse. wear: its lifetime counters; None = count from zero, in memory.
+    Raises UsageError where the limits exclude a cell that the board does not have.
+    """
+    if backend.info.physical:
+        return PhysicalGuard(backend, limits, ledger, board_name, Wear.in_memory() if wear is None else wear)
+    return EmulatedGuard(backend, limits, board_name)
+
+
+class EmulatedGuard:
+    """In front of a backend that no pulse wears: shapes are checked once each, nothing is recorded.
+
+    Attributes: inner, the backend; info, what it says of itself.
+    """
+
+    def __init__(self, backend: ArrayBackend, limits: Limits | None, board_name: str) -> None:
+        self.inner, self.info = backend, backend.info
+        self._limits, self._board = limits, board_name
+        self._by_identity: dict[int, PulseShape] = {}
+        self._by_value: set[PulseShape] = set()
+        self._mvm, self._update = backend.mvm, backend.update
+        self.__dict__.update(_companions(backend))
+        if isinstance(backend, HasVerify):
+            self.__dict__["verify"] = self._verify
+
+    def read(self, mask: Tensor, averages: int = 1) -> Tensor:
+        """As the backend's."""
+        return self.inner.read(mask, averages)
+
+    def mvm(self, volts: Tensor, direction: Direction, active: Tensor | None = None) -> Tensor:
+        """As the backend's."""
+        return self._mvm(volts, direction, active)
+
+    def pulse(self, counts: Tensor, shape: PulseShape) -> None:
+        """As the backend's; LimitError for a shape outside the limits."""
+        self._check(shape)
+        self.inner.pulse(counts, shape)
+
+    def trace(self, polarity: Tensor, mask: Tensor, shape: PulseShape, every: int = 1) -> Tensor:
+        """As the backend's; LimitError for a shape outside the limits."""
+        self._check(shape)
+        return self.inner.trace(polarity, mask, shape, every)
+
+    def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
+        """As the backend's; LimitError for a shape outside the limits."""
+        # Identity first: hashing a shape with one value per array costs more than the rest of the call.
+        if self._by_identity.get(id(shape)) is not shape:
+            self._check(shape)
+        self._update(rows, cols, shape, active)
+
+    def safe(self) -> bool:
+        """As the backend's."""
+        return self.inner.safe()
+
+    def status(self) -> dict[str, Any]:
+        """As the backend's."""
+        return self.inner.status()
+
+    def close(self) -> None:
+        """As the backend's."""
+        self.inner.close()
+
+    def __enter__(self) -> Self:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.inner.__exit__(kind, value, trace)
+
+    def _verify(
+        self, target_siemens: Tensor, mask: Tensor, shape: PulseShape, tolerance_siemens: float, max_pulses: int
+    ) -> Tensor:
+        self._check(shape)
+        assert isinstance(self.inner, HasVerify)
+        return self.inner.verify(target_siemens, mask, shape, tolerance_siemens, max_pulses)
+
+    def _check(self, shape: PulseShape) -> None:
+        if self._by_identity.get(id(shape)) is shape:
+            return
+        if shape not in self._by_value:
+            check_shape(shape, self.info, self._limits, self._board)
+        if len(self._by_identity) >= _SHAPES:
+            self._by_identity.clear()
+            self._by_value.clear()
+        self._by_identity[id(shape)] = shape
+        self._by_value.add(shape)
+
+
+class PhysicalGuard:
+    """In front of a board whose devices wear; see the module's text.
+
+    Attributes: inner, the backend; info, what it says of itself; wear, its lifetime counters.
+    The pulsing verbs raise LimitError before anything is sent, and UsageError where there is no ledger.
+    """
+
+    def __init__(
+        self, backend: ArrayBackend, limits: Limits | None, ledger: Ledger | None, board_name: str, wear: Wear
+    ) -> None:
+        self.inner, self.info, self.wear = backend, backend.info, wear
+        self._limits, self._ledger, self._board = limits, ledger, board_name
+        self._excluded = None if limits is None else excluded_mask(limits, self.info, board_name)
+        self._posted: list[int] = []
+        self.__dict__.update(_companions(backend))
+        if isinstance(backend, HasVerify):
+            self.__dict__["verify"] = self._verify
+        if isinstance(backend, HasReference):
+            self.__dict__["set_reference"] = self._set_reference
+
+    def read(self, mask: Tensor, averages: int = 1) -> Tensor:
+        """As the backend's; the bench has checked the read voltage. Reads are counted."""
+        g = self._barrier(lambda: self.inner.read(mask, averages))
+        self.wear.add_reads(self.info, mask.cpu().numpy().astype(np.int64) * averages)
+        return g
+
+    def mvm(self, volts: Tensor, direction: Direction, active: Tensor | None = None) -> Tensor:
+        """As the backend's; LimitError for a voltage outside the limits. Reads are counted."""
+        check_volts(volts, self.info, self._limits, self._board)
+        current = self._barrier(lambda: self.inner.mvm(volts, direction, active))
+        times = (volts != 0).sum(dim=1)
+        if active is not None:
+            times = times * active[:, None]
+        count = times.cpu().numpy()
+        self.wear.add_reads(self.info, count[:, :, None] if direction == "forward" else count[:, None, :])
+        return current
+
+    def pulse(self, counts: Tensor, shape: PulseShape) -> None:
+        """As the backend's, checked and recorded."""
+        size = (self.info.arrays, self.info.rows, self.info.cols)
+        if counts.dtype != torch.int32 or tuple(counts.shape) != size:
+            raise ShapeError(f"pulse: counts {counts.dtype} {list(counts.shape)}: needs int32 {list(size)} [array row col]")
+        cells = compile_pulses(counts)
+        self._send("pulse", shape, cells, int(cells.sum()), lambda: self.inner.pulse(counts, shape), posted=True)
+
+    def trace(self, polarity: Tensor, mask: Tensor, shape: PulseShape, every: int = 1) -> Tensor:
+        """As the backend's, checked and recorded."""
+        check_mask(mask, self.info)
+        if polarity.dtype != torch.int8 or polarity.dim() != 1 or bool((polarity.abs() != 1).any()):
+            raise ShapeError(f"trace: polarity {polarity.dtype} {list(polarity.shape)}: needs int8 [pulse] of +1 and -1")
+        if every < 1:
+            raise UsageError(f"trace: every = {every} is no number of pulses: give 1 or more")
+        cells = compile_trace(polarity, mask)
+        g = self._send("trace", shape, cells, int(cells.sum()), lambda: self.inner.trace(polarity, mask, shape, every))
+        self.wear.add_reads(self.info, mask.cpu().numpy().astype(np.int64) * (len(polarity) // every))
+        return g
+
+    def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
+        """As the backend's, checked and recorded; its coincidences are drawn here to be counted exactly."""
+        for train, lines, name in ((rows, self.info.rows, "rows"), (cols, self.info.cols, "cols")):
+            size = (self.info.arrays, rows.samples, lines)
+            if tuple(train.sign.shape) != size:
+                raise ShapeError(f"update: {name} {list(train.sign.shape)}: needs {list(size)} [array sample {name[:-1]}]")
+        cells, passes = compile_update(rows, cols, active)
+        self._send("update", shape, cells, passes, lambda: self.inner.update(rows, cols, shape, active), posted=True)
+
+    def safe(self) -> bool:
+        """As the backend's; what was posted is known to be done once the board has confirmed."""
+        try:
+            confirmed = self.inner.safe()
+        except HardwareError as exc:
+            # A record that cannot be written must not hide what the board said; what is unsettled stays pending.
+            with suppress(HilError):
+                self._settle_posted("uncertain", str(exc))
+            raise
+        with suppress(HilError):
+            if confirmed:
+                self._settle_posted("done")
+            self.wear.flush()
+        return confirmed
+
+    def status(self) -> dict[str, Any]:
+        """As the backend's; a barrier."""
+        return self._barrier(self.inner.status)
+
+    def close(self) -> None:
+        """As the backend's, after ``safe``."""
+        try:
+            self.safe()
+        finally:
+            self.inner.close()
+
+    def __enter__(self) -> Self:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.safe()
+        finally:
+            self.inner.__exit__(kind, value, trace)
+
+    def _verify(
+        self, target_siemens: Tensor, mask: Tensor, shape: PulseShape, tolerance_siemens: float, max_pulses: int
+    ) -> Tensor:
+        """The board alone decides on the pulses: every masked cell is taken to get all of ``max_pulses``."""
+        check_mask(mask, self.info)
+        if max_pulses < 1:
+            raise UsageError(f"verify: max_pulses = {max_pulses} allows no pulse: give 1 or more")
+        assert isinstance(self.inner, HasVerify)
+        verify = self.inner.verify
+        most = mask.cpu().numpy().astype(np.int64) * max_pulses
+        return self._send(
+            "verify",
+            shape,
+            np.stack([most, most]),
+            int(most.sum()),
+            lambda: verify(target_siemens, mask, shape, tolerance_siemens, max_pulses),
+            either=True,
+        )
+
+    def _set_reference(self, g_siemens: Tensor) -> None:
+        assert isinstance(self.inner, HasReference)
+        self.inner.set_reference(g_siemens)
+        if self._ledger is not None:
+            self._ledger.event("reference", {"board": self._board}, arrays={"g_siemens": g_siemens})
+
+    def _send(
+        self,
+        verb: str,
+        shape: PulseShape,
+        cells: Array,
+        passes: int,
+        call: Callable[[], T],
+        *,
+        posted: bool = False,
+        either: bool = False,
+    ) -> T:
+        """Check, count, intend, call, record. cells: [2 array row col] up, down; ``either``: one or the other."""
+        pulses = cells[0] if either else cells.sum(axis=0)
+        ledger = self._allowed(verb, shape, pulses)
+        if not pulses.any():
+            return call()
+        wear = {"either": pulses} if either else {"up": cells[0], "down": cells[1]}
+        self.wear.add(self.info, **wear, passes=passes)
+        number = None
+        try:
+            number = ledger.intend(self._board, verb, shape, cells, passes)
+            result = call()
+        except (LimitError, UsageError) as exc:
+            self.wear.add(self.info, **{name: -count for name, count in wear.items()}, passes=-passes)
+            if number is not None:
+                ledger.settle([number], "refused", str(exc))
+            raise
+        except BaseException as exc:
+            # Ctrl-C says nothing of what was posted before; a fault of the link does.
+            if number is not None:
+                before = self._posted if isinstance(exc, HardwareError) else []
+                with suppress(HilError):
+                    ledger.settle([*before, number], "uncertain", f"{type(exc).__name__}: {exc}")
+                    before.clear()
+            raise
+        self._posted.append(number)
+        if not posted:
+            self._settle_posted("done")
+        return result
+
+    def _allowed(self, verb: str, shape: PulseShape, pulses: Array) -> Ledger:
+        """The ledger to record in; a refusal is recorded there too."""
+        name, ledger = self._board, self._ledger
+        try:
+            if self._limits is None or self._excluded is None:
+                need = f"a physical board does not pulse without: add [boards.{name}.limits] to the bench file"
+                raise LimitError(f"boards.{name} has no [limits] section: {need}")
+            check_shape(shape, self.info, self._limits, name)
+            check_cells(pulses, self.wear.cells(self.info).pulses, self._excluded, self._limits, name)
+        except LimitError as exc:
+            if ledger is not None:
+                with suppress(HilError):
+                    ledger.event("refused", {"board": name, "verb": verb, "shape": shape, "message": str(exc)})
+            raise
+        if ledger is None:
+            raise UsageError(f"boards.{name}: no run record is open, and no pulse goes without: give it a ledger")
+        return ledger
+
+    def _barrier(self, call: Callable[[], T]) -> T:
+        try:
+            result = call()
+        except HardwareError as exc:
+            with suppress(HilError):
+                self._settle_posted("uncertain", str(exc))
+            raise
+        self._settle_posted("done")
+        return result
+
+    def _settle_posted(self, outcome: Outcome, message: str = "") -> None:
+        if self._posted and self._ledger is not None:
+            self._ledger.settle(self._posted, outcome, message)
+            self._posted.clear()
+
+
+Guard = PhysicalGuard | EmulatedGuard
+"""Either guard: an ArrayBackend in front of another, its ``inner``."""
+
+
+def _companions(backend: ArrayBackend) -> dict[str, Callable[..., Any]]:
+    """Methods of the companion protocols that the backend has."""
+    found: dict[str, Callable[..., Any]] = {}
+    if isinstance(backend, HasReference):
+        found["set_reference"] = backend.set_reference
+    if isinstance(backend, HasClock):
+        found["idle"] = backend.idle
+    if isinstance(backend, HasState):
+        found |= {"state_dict": backend.state_dict, "load_state_dict": backend.load_state_dict}
+    return found

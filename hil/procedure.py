@@ -1,0 +1,27 @@
+"""What the command must know of a procedure: its name, its options, the function, one line of help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+__all__ = ["Procedure"]
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """An entry of ``hil.procedures``; each procedure's module ends with one, called ``procedure``."""
+
+    name: str
+    """The verb: ``hil NAME BENCH``."""
+    config: type[BaseModel]
+    """Frozen, strict model of its options."""
+    run: Callable[[Any, Any, Any], Any]
+    """(bench, config, ledger) -> frozen result."""
+    help: str
+    """One line."""
+    report: Callable[[Any, Any], None] | None = None
+    """(result, ledger) -> figures and tables into the run's folder; None = the results say it all."""

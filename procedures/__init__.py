@@ -1,0 +1,1 @@
+"""Plain functions (bench or station, config, ledger) -> frozen result, one file each."""
