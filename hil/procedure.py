@@ -8,6 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from hil.report.section import Section
+from hil.run_reader import RunReader
+
 __all__ = ["Procedure"]
 
 
@@ -23,5 +26,5 @@ class Procedure:
     """(bench, config, ledger) -> frozen result."""
     help: str
     """One line."""
-    report: Callable[[Any, Any], None] | None = None
-    """(result, ledger) -> figures and tables into the run's folder; None = the results say it all."""
+    sections: Callable[[RunReader], list[Section]] | None = None
+    """Its part of the report, from the run's record alone; None = the results say it all."""
