@@ -14,11 +14,14 @@ from torch import Tensor
 from hil.backend import ArrayBackend, ArrayInfo, HasState
 from hil.calibration import CalibrationStore
 from hil.config import BenchConfig, RoleConfig, validated
+from hil.dry_run import DryRun
 from hil.errors import UsageError
 from hil.guard import guard
 from hil.ledger import Ledger
+from hil.limits import check_read_v
 from hil.place import Allocator, Place, Region, Surface
 from hil.plugins import BackendPlugin, Wanted, find
+from hil.records import Array
 from hil.safety import SafeState
 from hil.wear import Wear
 
@@ -33,7 +36,6 @@ class _Board:
     settings: Any
     backend: ArrayBackend | None = None
     allocator: Allocator | None = None
-    wear: Wear | None = None
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Bench:
     _places: dict[str, Place] = field(default_factory=dict)
     _closing: ExitStack = field(default_factory=ExitStack)
     _safety: SafeState | None = None
+    _dry: bool = False
 
     @property
     def name(self) -> str:
@@ -70,7 +73,7 @@ class Bench:
     @property
     def infos(self) -> dict[str, ArrayInfo]:
         """What every open backend says of itself, by board or matrix name."""
-        return {name: backend.info for name, backend in self._open_backends().items()}
+        return {name: backend.info for name, backend in self.backends.items()}
 
     @property
     def physical(self) -> bool:
@@ -135,26 +138,55 @@ class Bench:
         """The elastic backend's array for a matrix: made once, the same ever after."""
         if name not in self._matrices:
             board = self._boards[self._role(role).board]
-            inner = board.plugin.open(board.settings, Wanted(name, role, rows, cols, self.ids, self.config.seed))
-            limits = self.config.boards[self._role(role).board].limits
-            self._matrices[name] = guard(inner, limits, self.ledger, name)
-            self._closing.callback(inner.close)
+            self._matrices[name] = self._connect(
+                board, self._role(role).board, Wanted(name, role, rows, cols, self.ids, self.config.seed)
+            )
         made = self._matrices[name]
         if (made.info.rows, made.info.cols) != (rows, cols):
             raise UsageError(f"matrix {name} is {made.info.rows} x {made.info.cols} already, not {rows} x {cols}: rename it")
         return made
 
-    def _open_backends(self) -> dict[str, ArrayBackend]:
+    def _connect(self, board: _Board, board_name: str, wanted: Wanted) -> ArrayBackend:
+        """Open a backend behind its guard, and see to it that it is recorded, made safe and closed."""
+        inner = board.plugin.open(board.settings, wanted)
+        self._closing.callback(inner.close)
+        limits = self.config.boards[board_name].limits
+        check_read_v(self.config.read.read_v, inner.info, limits, board_name)
+        wear, ledger = None, self.ledger
+        if inner.info.physical:
+            wear = Wear.open(self.state)
+            self._closing.callback(wear.close)
+        if self._dry:
+            inner, wear = DryRun(inner.info, self.config.nominal.g_mid_siemens), None if wear is None else wear.snapshot()
+        guarded = guard(inner, limits, ledger, wanted.name, wear)
+        if self.ledger is not None:
+            self.ledger.board(wanted.name, inner.info)
+        if self._safety is not None:
+            self._safety.add(wanted.name, guarded)
+        return guarded
+
+    def dry_runs(self) -> dict[str, DryRun]:
+        """The recorders of a dry run, by board or matrix name."""
+        inner = {name: getattr(backend, "inner", None) for name, backend in self.backends.items()}
+        return {name: backend for name, backend in inner.items() if isinstance(backend, DryRun)}
+
+    def read_cells(self, board: str, mask: Array) -> Tensor:
+        """Conductances of some cells of a board, NaN elsewhere; mask: bool [array row col]."""
+        return self.backends[board].read(torch.as_tensor(mask, dtype=torch.bool), self.config.read.averages)
+
+    @property
+    def backends(self) -> dict[str, ArrayBackend]:
+        """Every open backend behind its guard, by board or matrix name."""
         fixed = {name: board.backend for name, board in self._boards.items() if board.backend is not None}
         return {**fixed, **self._matrices}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """State of every backend that can be saved: emulated ones."""
-        return {n: b.state_dict() for n, b in self._open_backends().items() if isinstance(b, HasState)}
+        return {n: b.state_dict() for n, b in self.backends.items() if isinstance(b, HasState)}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Restore emulated backends; the matrices must have been placed already."""
-        for name, backend in self._open_backends().items():
+        for name, backend in self.backends.items():
             if isinstance(backend, HasState):
                 if name not in state:
                     raise UsageError(f"bench {self.name}: the checkpoint knows nothing of {name}: it is of another network")
@@ -173,9 +205,19 @@ class Bench:
         self._closing.__exit__(kind, value, trace)
 
 
-def open_bench(config: BenchConfig, state: Path, ledger: Ledger | None = None) -> Bench:
-    """Open every board of a bench; what was opened is closed again if a later one fails."""
-    bench = Bench(config, state, ledger)
+def open_bench(
+    config: BenchConfig,
+    state: Path,
+    ledger: Ledger | None = None,
+    safety: SafeState | None = None,
+    dry: bool = False,
+) -> Bench:
+    """Open every board of a bench; what was opened is closed again if a later one fails.
+
+    state: folder of calibrations and wear counters; safety: where backends register to be made safe; dry: connect and
+    identify, then put a recorder in the place of every backend, so that a procedure pulses nothing.
+    """
+    bench = Bench(config, state, ledger, _safety=safety, _dry=dry)
     with ExitStack() as undo:
         undo.callback(bench.close)
         for name, board in config.boards.items():
@@ -184,10 +226,7 @@ def open_bench(config: BenchConfig, state: Path, ledger: Ledger | None = None) -
             entry = _Board(plugin, settings)
             bench._boards[name] = entry
             if not plugin.elastic(settings):
-                inner = plugin.open(settings, Wanted(name, "", None, None, bench.ids, config.seed))
-                bench._closing.callback(inner.close)
-                entry.wear = Wear.open(state) if inner.info.physical else None
-                entry.backend = guard(inner, board.limits, ledger, name, entry.wear)
+                entry.backend = bench._connect(entry, name, Wanted(name, "", None, None, bench.ids, config.seed))
                 entry.allocator = Allocator(entry.backend)
         undo.pop_all()
     return bench

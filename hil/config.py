@@ -118,6 +118,10 @@ class BenchConfig(BaseModel):
     roles: dict[Literal["a", "c"], RoleConfig]
     read: ReadConfig = ReadConfig()
     nominal: Nominal
+    state: Path | None = None
+    """Folder of what outlives a run (calibrations, wear counters); default: beside the bench file, NAME.state."""
+    procedures: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """``[procedures.NAME]``: this bench's own defaults for a procedure's options."""
 
     @model_validator(mode="after")
     def _wired(self) -> BenchConfig:

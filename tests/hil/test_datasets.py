@@ -79,6 +79,7 @@ def test_digits_split_is_fixed():
     assert torch.equal(found.sort().values, (source @ code).sort().values)
 
 
+@pytest.mark.slow
 def test_digits_options():
     whole, data = load("digits"), load("digits", classes=(8, 3), pool=2, limit=40)
     assert is_valid(data)

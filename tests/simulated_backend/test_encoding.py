@@ -62,8 +62,9 @@ def test_plain_scheme_by_hand() -> None:
 def test_plain_scheme_clips_each_probability_at_one() -> None:
     """sqrt(0.1 / 0.01) = 3.1623: every line above 0.3162 fires always."""
     rows, cols = trains(X, D, 0.1, 0.001, UpdateSettings(slots=10, management=False, slot_management=False))
-    check(rows, 10, [1, 1, 0.94868, 0.31623, 1, 0])
-    check(cols, 10, [1, 0.79057, 0.31623, 0.063246])
+    root = 10**0.5
+    check(rows, 10, [1, 1, 0.3 * root, 0.1 * root, 1, 0])
+    check(cols, 10, [1, 0.25 * root, 0.1 * root, 0.02 * root])
 
 
 def test_managed_scheme_by_hand() -> None:
@@ -134,11 +135,11 @@ def test_slots_out_of_range(slots: int) -> None:
     ],
 )
 def test_moments_of_the_counts(lab, rate: float, settings: UpdateSettings) -> None:
-    """T6c, no probability clipped: E[count] = rate |x d| / dw, Var = BL p (1 - p), p = p_x p_d. 20,000 draws.
+    """T6c, no probability clipped: E[count] = rate |x d| / dw, Var = BL p (1 - p), p = p_x p_d. 12,000 draws.
 
-    Resolves 0.2 pulses in the mean of 25, and 11 % (of the largest variance) in the variances.
+    Resolves 0.35 pulses in the means (of up to 25) and 30 % in the variances.
     """
-    rows, cols = trains(X, D, rate, 0.001, settings, arrays=20000, seed=4)
+    rows, cols = trains(X, D, rate, 0.001, settings, arrays=12000, seed=4)
     counts = coincidence_counts(rows, cols).double()
     slots, p_x, p_d = plain(X, D, rate, 0.001, settings)
     for i, x in enumerate(X):
@@ -147,15 +148,13 @@ def test_moments_of_the_counts(lab, rate: float, settings: UpdateSettings) -> No
             if p in (0.0, 1.0):
                 assert (counts[:, i, j] == math.copysign(slots * p, x * d)).all()
                 continue
-            lab.mean_is(counts[:, i, j], rate * x * d / 0.001, resolves=0.25, figures=200)
+            lab.mean_is(counts[:, i, j], rate * x * d / 0.001, resolves=0.35, figures=200)
             if slots * p > 0.3:
-                lab.var_is(counts[:, i, j], slots * p * (1 - p), resolves=0.25, figures=200)
+                lab.var_is(counts[:, i, j], slots * p * (1 - p), resolves=0.3, figures=200)
 
 
-@pytest.mark.parametrize("clipped_x", [False, True])
-def test_cells_of_different_lines_are_uncorrelated_given_none_shared(lab, clipped_x: bool) -> None:
-    """Cells that share a row correlate, as in hardware; those that share none do not. 20,000 draws, resolves 0.08."""
-    del clipped_x
+def test_cells_correlate_through_the_line_they_share(lab) -> None:
+    """Cells that share a row correlate, as in hardware; those that share no line do not. 20,000 draws, resolves 0.08."""
     rows, cols = trains([0.6, 0.5], [0.7, 0.4], 1.0, 1.0, UpdateSettings(slots=1, management=False, slot_management=False), 20000)
     counts = coincidence_counts(rows, cols).double()
 
@@ -164,8 +163,7 @@ def test_cells_of_different_lines_are_uncorrelated_given_none_shared(lab, clippe
 
     band = lab.limit(2) / math.sqrt(20000)
     assert abs(corr(counts[:, 0, 0], counts[:, 1, 1])) < band < 0.04
-    # Shared row with p_x, cols p, q: cov = p_x p q (1 - p_x).
-    p, q, r = 0.7, 0.4, 0.6
+    p, q, r = 0.7, 0.4, 0.6  # one row at r, two cols at p and q: cov = p q r (1 - r)
     want = r * p * q * (1 - r) / math.sqrt(r * p * (1 - r * p) * r * q * (1 - r * q))
     assert abs(corr(counts[:, 0, 0], counts[:, 0, 1]) - want) < band
 

@@ -1,0 +1,1 @@
+"""One instrument or board a file, each an ``ArrayBackend``; ``links`` holds the transports."""

@@ -1,0 +1,104 @@
+"""Runs looked at from outside: listed, shown, watched while under way, exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+from rich.table import Table
+
+from hil.errors import DataError
+from hil.ledger import Ledger
+from hil.records import Result
+from hil.run_reader import RunReader
+
+__all__ = ["describe", "export_netcdf", "list_runs", "results_table", "watch"]
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Every run in a folder, oldest first: id, verb, bench, status."""
+    found = []
+    for path in sorted(folder.glob("*/run.sqlite")):
+        with Ledger.open(path.parent) as run:
+            start = run.start
+            bench = start["config"].get("bench", {}).get("name", "") if isinstance(start["config"], dict) else ""
+            found.append({"id": start["id"], "verb": start["verb"], "bench": bench, "status": run.status})
+    return found
+
+
+def describe(run: RunReader) -> dict[str, Any]:
+    """What `hil show` says: the start, boards, how it ended, results (arrays by their shape)."""
+    stop = run.stop()
+    return {
+        "start": run.start,
+        "boards": run.boards(),
+        "status": run.status,
+        "message": "" if stop is None else stop.message,
+        "safe": None if stop is None else stop.safe,
+        "events": sum(1 for _ in run.events()),
+        "results": {name: _value(result) for name, result in run.results().items()},
+    }
+
+
+def _value(result: Result) -> Any:
+    value = result.value
+    return f"array {list(value.shape)}" if isinstance(value, np.ndarray) else value
+
+
+def results_table(run: RunReader) -> Table:
+    """Results with units, for a terminal."""
+    table = Table("result", "value", "unit", "what it is", title=run.start["id"])
+    for name, result in run.results().items():
+        value = _value(result)
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value), result.unit, result.description)
+    return table
+
+
+def watch(folder: Path, wait: Callable[[], None]) -> Iterator[str]:
+    """Lines about new events until the run has ended; ``wait`` is called between looks."""
+    last = 0
+    with Ledger.open(folder) as run:
+        while True:
+            status = run.status
+            for event in run.events(after=last):
+                last = event.number
+                yield f"{event.utc} {event.kind} {json.dumps(event.payload)}"
+            if status != "running":
+                yield f"ended: {status}"
+                return
+            wait()
+
+
+def export_netcdf(folder: Path, target: Path) -> Path:
+    """All arrays and numbers of a run as NetCDF: one group per event with arrays, results in the root."""
+    with Ledger.open(folder) as run:
+        start = run.start
+        numbers = {
+            name: ((), result.value, {"units": result.unit, "long_name": result.description})
+            for name, result in run.results().items()
+            if isinstance(result.value, (int, float))
+        }
+        head = {"run": start["id"], "verb": start["verb"], "utc": start["utc"], "config": json.dumps(start["config"])}
+        try:
+            xarray.Dataset(numbers, attrs=head).to_netcdf(target, mode="w", engine="h5netcdf")
+            for event in run.events():
+                arrays = run.arrays(event.number)
+                if arrays:
+                    data = {
+                        name: ([f"{name}_{axis}" for axis in range(value.ndim)], _storable(value))
+                        for name, value in arrays.items()
+                    }
+                    group = f"event_{event.number:06d}_{event.kind}"
+                    attrs = {"kind": event.kind, "utc": event.utc, "payload": json.dumps(event.payload)}
+                    xarray.Dataset(data, attrs=attrs).to_netcdf(target, mode="a", engine="h5netcdf", group=group)
+        except OSError as exc:
+            raise DataError(f"{target}: cannot be written ({exc}): choose another file with --to") from exc
+    return target
+
+
+def _storable(value: Any) -> Any:
+    return value.astype(np.int8) if value.dtype == np.bool_ else value

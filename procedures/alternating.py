@@ -1,0 +1,129 @@
+"""What alternating up and down pulses tell, from sums that need no trace kept (theory T4).
+
+With x before an up pulse, x' after it, x'' after the down pulse, F = the step at the symmetry point w*,
+
+    x'  = x  + F - s+ (x  - w*) + noise        x'' = x' - F - s- (x' - w*) + noise'
+
+the sum over P pairs telescopes, F drops out, and whatever is left of the transient is part of the sum, so that
+
+    w* = (s+ sum x + s- sum x' + x_last - x_first) / (P (s+ + s-))
+
+which is T4's w* = (s+ w_d + s- w_u) / (s+ + s-) once settled. Its error is the pulses' noise, sqrt(P (Q+ + Q-)), over
+P (s+ + s-), plus the slopes' errors times how far the mean lies from w*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from procedures.fits import BranchFit, Floats
+
+__all__ = ["LAG_PAIRS", "AlternatingFit", "AlternatingSums", "fit_alternating", "noise"]
+
+LAG_PAIRS = 32
+"""Pairs between the readings whose difference tells pulse noise from read noise where the latter dominates."""
+
+_ROWS = ("x", "x1", "u", "d", "uu", "dd", "ud", "xx")
+
+
+class AlternatingSums:
+    """Sums over pairs, per cell. Readings are given relative to a fixed origin near them, so that nothing cancels."""
+
+    def __init__(self, first: Floats) -> None:
+        """first: the reading [cell] before the first pair."""
+        self.first, self.last = first.copy(), first.copy()
+        self.pairs = 0
+        self.sums = {name: np.zeros_like(first) for name in _ROWS}
+        self.lag_sum, self.lag_square, self.lags = np.zeros_like(first), np.zeros_like(first), 0
+
+    def add(self, y: Floats) -> None:
+        """y: [cell read], a reading after every pulse of whole pairs, up first."""
+        before = np.concatenate([self.last[:, None], y[:, 1:-1:2]], axis=1)
+        between, after = y[:, 0::2], y[:, 1::2]
+        up, down = between - before, after - between
+        values = (before, between, up, down, up * up, down * down, up * down, before * before)
+        for name, value in zip(_ROWS, values, strict=True):
+            self.sums[name] += value.sum(axis=1)
+        marks = np.concatenate([before[:, :1], after], axis=1)[:, ::LAG_PAIRS]
+        steps = np.diff(marks, axis=1)
+        self.lag_sum += steps.sum(axis=1)
+        self.lag_square += (steps**2).sum(axis=1)
+        self.lags += steps.shape[1]
+        self.pairs += after.shape[1]
+        self.last = y[:, -1].copy()
+
+    def __add__(self, other: AlternatingSums) -> AlternatingSums:
+        both = AlternatingSums(self.first + other.first)
+        both.last = self.last + other.last
+        both.pairs, both.lags = self.pairs + other.pairs, self.lags + other.lags
+        both.sums = {name: self.sums[name] + other.sums[name] for name in _ROWS}
+        both.lag_sum, both.lag_square = self.lag_sum + other.lag_sum, self.lag_square + other.lag_square
+        return both
+
+    def mean(self, name: str) -> Floats:
+        """Mean over pairs."""
+        result: Floats = self.sums[name] / self.pairs
+        return result
+
+
+@dataclass(frozen=True)
+class AlternatingFit:
+    """Per cell: symmetry point, step there, each with its standard error. Arrays [cell]."""
+
+    sp: Floats
+    sp_se: Floats
+    step: Floats
+    step_se: Floats
+
+
+def noise(sums: AlternatingSums, s_up: Floats, s_down: Floats, idle_var: Floats, idle_freedom: int) -> tuple[Floats, Floats, Floats]:
+    """Q+ + Q- (variance of a pair of pulses), its standard error, and the variance of a reading; each [cell].
+
+    A reading enters two neighbouring steps with opposite signs, so their covariance gives its variance, to be averaged
+    with ``idle_var``, the one of readings without pulses. Where readings dominate the steps, the difference over
+    LAG_PAIRS pairs gives the pulses' noise.
+    """
+    p = sums.pairs
+    var_u = np.maximum(sums.mean("uu") - sums.mean("u") ** 2, 0)
+    var_d = np.maximum(sums.mean("dd") - sums.mean("d") ** 2, 0)
+    var_x = np.maximum(sums.mean("xx") - sums.mean("x") ** 2 - idle_var, 0)
+    cov = sums.mean("ud") - sums.mean("u") * sums.mean("d")
+    q_up = np.maximum(var_u - 2 * idle_var, 0)
+    echo = s_up * s_down * (1 - s_up) * var_x - s_down * q_up
+    own = np.maximum(echo - cov, 0)
+    error_own = (var_u * var_d + cov**2) / p
+    error_idle = 2 * np.maximum(idle_var, own) ** 2 / max(idle_freedom, 1)
+    trust = np.where(idle_var > 0, error_own / np.maximum(error_own + error_idle, 1e-300), 1.0)
+    read_var = trust * idle_var + (1 - trust) * own
+    error_read = np.where(idle_var > 0, error_own * error_idle / np.maximum(error_own + error_idle, 1e-300), 0.0)
+
+    # Multiplying s^2 var_x: what the cell's wandering about its symmetry point adds to the spread of its steps.
+    near = var_u + var_d - 4 * read_var - (s_up**2 + s_down**2) * var_x
+    error_near = 2 * (var_u**2 + var_d**2) / p + 16 * error_read
+    if sums.lags < 8:
+        return np.maximum(near, 0), np.sqrt(error_near), read_var
+    rho = np.clip((1 - s_up) * (1 - s_down), 0, 1 - 1e-9)
+    gain = 2 * (1 - rho**LAG_PAIRS) / (1 - rho**2)
+    var_lag = np.maximum(sums.lag_square / sums.lags - (sums.lag_sum / sums.lags) ** 2, 0) * sums.lags / (sums.lags - 1)
+    far = (var_lag - 2 * read_var) / gain
+    error_far = (2 * var_lag**2 / sums.lags + 4 * error_read) / gain**2
+    pick = error_near <= error_far
+    return np.maximum(np.where(pick, near, far), 0), np.sqrt(np.where(pick, error_near, error_far)), read_var
+
+
+def fit_alternating(
+    sums: AlternatingSums, up: BranchFit, down: BranchFit, pair_var: Floats, read_var: Floats
+) -> AlternatingFit:
+    """Symmetry point and step from the sums, with slopes (and their errors) from the branches."""
+    p, total = sums.pairs, up.s + down.s
+    total = np.where(np.abs(total) < 1e-12, 1e-12, total)
+    sp = (up.s * sums.mean("x") + down.s * sums.mean("x1") + (sums.last - sums.first) / p) / total
+    off_x, off_x1 = sums.mean("x") - sp, sums.mean("x1") - sp
+    variance = pair_var / p + read_var * (2 / p**2 + (up.s**2 + down.s**2) / p) + off_x**2 * up.var_s + off_x1**2 * down.var_s
+    step = (sums.mean("u") + up.s * off_x - sums.mean("d") - down.s * off_x1) / 2
+    # A cell's two noises enter F* as (s- up - s+ down) / (s+ + s-).
+    shares = (up.s**2 + down.s**2) / total**2
+    step_var = shares * pair_var / (2 * p) + 2 * read_var / p + (off_x**2 * up.var_s + off_x1**2 * down.var_s) / 4
+    return AlternatingFit(sp, np.sqrt(variance) / np.abs(total), step, np.sqrt(step_var))

@@ -1,0 +1,193 @@
+"""Least squares of the linear-step device on N-up / N-down curves (theory D2, T1, T3). Arrays only: no bench, no torch.
+
+Over m equal pulses the expected conductance is exactly linear in the one before, whatever the cycle noise (T1):
+
+    E[y_{k+1} | y_k] = A (1 - phi) + phi y_k,    phi = (1 - s)^m,    fixed point A = D / s
+
+phi is estimated with the *predicted* curve as instrument, sum z (y_{k+1} - a - phi y_k) = 0 with z from y_0 and a first
+fit, not with y_k itself: the noise of a reading and the noise of earlier pulses are then uncorrelated with z, so that
+neither biases the slope. Errors take the residuals as they are (process noise may grow with the step) and the exact
+correlation of a reading with both increments it is part of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BranchFit", "Floats", "end_of_range", "fit_branch", "symmetry_point"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class BranchFit:
+    """One polarity of the linear-step device, per cell: a pulse moves y by D - s y. All arrays are [cell]."""
+
+    d: Floats
+    """Step D at y = 0."""
+    s: Floats
+    """Slope per pulse."""
+    var_d: Floats
+    var_s: Floats
+    cov_ds: Floats
+    end: Floats
+    """Fixed point A = D / s."""
+    end_se: Floats
+    reached: Floats
+    """Mean over cycles of the last reading of a branch."""
+    reached_se: Floats
+    clipped: NDArray[np.bool_]
+    """The curve stops short of where the fit says it goes: a hard bound; samples near it are left out."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """y_{k+1} = a + phi y_k with covariances, [cell] each."""
+
+    a: Floats
+    phi: Floats
+    var_a: Floats
+    var_phi: Floats
+    cov: Floats
+
+    def fixed_point(self) -> tuple[Floats, Floats]:
+        """A = a / (1 - phi) and its standard error."""
+        gap = _away_from_zero(1 - self.phi)
+        point = self.a / gap
+        variance = (self.var_a + 2 * point * self.cov + point**2 * self.var_phi) / gap**2
+        return point, np.sqrt(np.maximum(variance, 0))
+
+
+def fit_branch(y: Floats, pulses: int, read_var: Floats, pulse_var: Floats) -> BranchFit:
+    """Fit up branches: y [cell cycle read], the reads 0..B of each branch, ``pulses`` pulses apart, rising to the last.
+
+    Down branches are given mirrored (-y). read_var, pulse_var: variance of a reading, and of one step near the
+    symmetry point, [cell]; the second is a lower limit of the process noise where readings drown it.
+    """
+    safe = _safe_samples(y)
+    line = _fit_line(y, safe, read_var, pulse_var * pulses)
+    cycles = y.shape[1]
+    reached = y[:, :, -1].mean(axis=1)
+    reached_se = np.sqrt(y[:, :, -1].var(axis=1, ddof=1) / cycles)
+    predicted = y[:, :, 0]
+    for _ in range(y.shape[2] - 1):
+        predicted = line.a[:, None] + line.phi[:, None] * predicted
+    short = predicted.mean(axis=1) - reached
+    span = y[:, :, -1].mean(axis=1) - y[:, :, 0].min(axis=1)
+    blur = 4 * np.hypot(np.minimum(line.fixed_point()[1], np.abs(span)), reached_se)
+    clipped = short > np.maximum(0.01 * np.abs(span), blur)
+    keep = np.where(clipped[:, None], safe, True)
+    if not clipped.all():
+        line = _fit_line(y, keep, read_var, pulse_var * pulses)
+    end, end_se = line.fixed_point()
+    return BranchFit(*_per_pulse(line, pulses), end, end_se, reached, reached_se, clipped)
+
+
+def symmetry_point(up: BranchFit, down: BranchFit) -> tuple[Floats, Floats]:
+    """T3: w* = (D+ - D-) / (s+ + s-) and its standard error; ``down`` was fitted to mirrored curves."""
+    total = _away_from_zero(up.s + down.s)
+    w = (up.d - down.d) / total
+    variance = up.var_d - 2 * w * up.cov_ds + w**2 * up.var_s + down.var_d + 2 * w * down.cov_ds + w**2 * down.var_s
+    return w, np.sqrt(np.maximum(variance, 0)) / np.abs(total)
+
+
+def end_of_range(fit: BranchFit, other: BranchFit) -> tuple[Floats, Floats]:
+    """Where the range ends on this side, and its standard error; ``other`` is the fit of the opposite, mirrored side.
+
+    A hard bound: where the branch stops. A soft one: the fixed point, if it is known to 5 % of the range and lies no
+    further away than the branch travelled. Else what was reached, with the distance to the fixed point as its error.
+    """
+    span = np.maximum(fit.reached + other.reached, 0)
+    beyond = fit.end - fit.reached
+    soft = ~fit.clipped & (fit.end_se < 0.05 * (span + np.abs(beyond))) & (beyond < span) & (fit.s > 0)
+    open_end = ~fit.clipped & ~soft
+    unknown = np.where(fit.s > 0, np.minimum(np.abs(beyond), span), span)
+    error = np.where(soft, fit.end_se, np.where(open_end, np.maximum(fit.reached_se, unknown), fit.reached_se))
+    return np.where(soft, fit.end, fit.reached), error
+
+
+def _safe_samples(y: Floats) -> NDArray[np.bool_]:
+    """bool [cell read]: increments that a hard bound at the end of the branch cannot have cut, judged by the mean curve."""
+    later = y[:, 1:] if y.shape[1] > 2 else y
+    mean, scatter = later.mean(axis=1), later.std(axis=1, ddof=1)
+    left = mean[:, -1:] - mean[:, 1:]
+    safe = left > 0.5 * np.diff(mean, axis=1) + 3 * scatter[:, 1:]
+    few = safe[:, 1:].sum(axis=1) < 4
+    safe[few] = True
+    return safe
+
+
+def _fit_line(y: Floats, keep: NDArray[np.bool_], read_var: Floats, process_var: Floats) -> _Line:
+    before, after = y[:, :, :-1], y[:, :, 1:]
+    weight = np.broadcast_to(keep[:, None, :], before.shape).astype(np.float64)
+    a, phi = _solve(before, before, after, weight)
+    phi = np.clip(phi, 0.0, 1.0)
+    a = _mean(after, weight) - phi * _mean(before, weight)
+    curve = np.empty_like(before)
+    curve[:, :, 0] = before[:, :, 0]
+    for k in range(1, curve.shape[2]):
+        curve[:, :, k] = a[:, None] + phi[:, None] * curve[:, :, k - 1]
+    # The first increment shares its reading with the instrument.
+    if weight.shape[2] > 4:
+        weight[:, :, 0] = 0
+    a, phi = _solve(curve, before, after, weight)
+    return _Line(a, phi, *_covariance(a, phi, curve, before, after, weight, read_var, process_var))
+
+
+def _mean(x: Floats, weight: Floats) -> Floats:
+    result: Floats = (x * weight).sum(axis=(1, 2)) / weight.sum(axis=(1, 2))
+    return result
+
+
+def _solve(z: Floats, before: Floats, after: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """a and phi from sum w (after - a - phi before) = 0 and the same times z."""
+    centred = (z - _mean(z, weight)[:, None, None]) * weight
+    phi = (centred * after).sum(axis=(1, 2)) / _away_from_zero((centred * before).sum(axis=(1, 2)))
+    return _mean(after, weight) - phi * _mean(before, weight), phi
+
+
+def _covariance(
+    a: Floats, phi: Floats, z: Floats, before: Floats, after: Floats, weight: Floats, read_var: Floats, process_var: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """var a, var phi, cov(a, phi), each [cell]."""
+    column = (slice(None), None, None)
+    used = weight.sum(axis=(1, 2))
+    centred = (z - _mean(z, weight)[column]) * weight
+    for_phi = centred / _away_from_zero((centred * before).sum(axis=(1, 2)))[column]
+    for_a = weight / used[column] - _mean(before, weight)[column] * for_phi
+    residual = (after - a[column] - phi[column] * before) * weight
+    power = np.maximum((residual**2).sum(axis=(1, 2)) / np.maximum(used - 2, 1), 1e-300)
+    reading = (1 + phi**2) * read_var
+    # Share of the residuals that pulses made; the rest are readings, whose correlation is known exactly.
+    share = np.clip(np.maximum(1 - reading / power, process_var / power), 0, 1)
+    squares = residual**2 * (share * used / np.maximum(used - 2, 1))[column]
+
+    def product(f: Floats, g: Floats) -> Floats:
+        process = (squares * f * g).sum(axis=(1, 2))
+        f_read, g_read = (np.pad(x, ((0, 0), (0, 0), (1, 0))) - phi[column] * np.pad(x, ((0, 0), (0, 0), (0, 1))) for x in (f, g))
+        result: Floats = process + read_var * (f_read * g_read).sum(axis=(1, 2))
+        return result
+
+    return product(for_a, for_a), product(for_phi, for_phi), product(for_a, for_phi)
+
+
+def _per_pulse(line: _Line, pulses: int) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """d, s, var d, var s, cov(d, s): s = 1 - phi^(1/m), D = a h with h = s / (1 - phi)."""
+    phi, m = np.maximum(line.phi, 1e-6), pulses
+    gap = 1 - phi
+    near = np.abs(gap) < 1e-6
+    apart = np.where(near, 1.0, gap)
+    s = -np.expm1(np.log(phi) / m)
+    ds = -(phi ** (1 / m - 1)) / m
+    h = np.where(near, 1 / m, s / apart)
+    dh = np.where(near, -(1 - 1 / m) / (2 * m), (ds * apart + s) / apart**2)
+    d_phi = line.a * dh
+    var_d = h**2 * line.var_a + 2 * h * d_phi * line.cov + d_phi**2 * line.var_phi
+    return line.a * h, s, np.maximum(var_d, 0), ds**2 * line.var_phi, ds * (h * line.cov + d_phi * line.var_phi)
+
+
+def _away_from_zero(x: Floats) -> Floats:
+    return np.where(np.abs(x) < 1e-300, 1e-300, x)
