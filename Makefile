@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/hil demo
+	$(BIN)/hil demo emulated-skewed
 
 test: install
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -91,7 +92,9 @@ class Bench:
         if name in self._places:
             placed = self._places[name]
             if (placed.inputs, placed.outputs) != (inputs, outputs):
-                raise UsageError(f"matrix {name} is {placed.inputs} x {placed.outputs} already: give the new one another name")
+                raise UsageError(
+                    f"matrix {name} is {placed.inputs} x {placed.outputs} already: give the new one another name"
+                )
             return placed
         wiring = self._role(role)
         board = self._boards[wiring.board]
@@ -115,7 +118,7 @@ class Bench:
                 continue
             if widths is None and size is None:
                 raise UsageError(f"bench {self.name}: an elastic bench has no size of its own: give widths or a size")
-            sizes = [size] if widths is None else list(zip(widths[:-1], widths[1:], strict=True))
+            sizes = [size] if widths is None else list(pairwise(widths))
             for number, wanted in enumerate(sizes):
                 assert wanted is not None
                 name = f"probe.{role}" if widths is None else f"layer{number}.{role}"
@@ -199,9 +202,7 @@ class Bench:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._closing.__exit__(kind, value, trace)
 
 

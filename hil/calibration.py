@@ -103,7 +103,9 @@ class Calibration:
             value = getattr(self, name)
             want = torch.bool if name in ("responds", "no_sp") else torch.float32
             if len(size) != 3 or tuple(value.shape) != size or value.dtype != want:
-                raise ShapeError(f"calibration: {name} is {value.dtype} {list(value.shape)}, needs {want} {list(size)} [array row col]")
+                raise ShapeError(
+                    f"calibration: {name} is {value.dtype} {list(value.shape)}, needs {want} {list(size)} [array row col]"
+                )
 
     @property
     def mid(self) -> Tensor:
@@ -124,7 +126,12 @@ class Calibration:
         alive = self.responds
         rows: list[tuple[str, float, str, str]] = [
             ("cells", float(alive.numel()), "1", "cells measured"),
-            ("not_responding", float((~alive).sum()), "1", "cells without a response to pulses, left out of everything below"),
+            (
+                "not_responding",
+                float((~alive).sum()),
+                "1",
+                "cells without a response to pulses, left out of everything below",
+            ),
             ("no_sp", float(self.no_sp.sum()), "1", "responding cells without a usable symmetry point"),
         ]
         for name, (unit, definition) in QUANTITIES.items():

@@ -29,8 +29,8 @@ def check_bench(bench: str, changes: Sequence[str], runs: Path, procedure: str |
             found["boards"][name] = asdict(info)
         table = Table("board", "backend", "what it says it is", "limits")
         for name, board in config.boards.items():
-            info = opened.infos.get(name)
-            said = "elastic: one array per matrix" if info is None else f"{info.vendor} {info.model} {info.serial}"
+            known = opened.infos.get(name)
+            said = "elastic: one array per matrix" if known is None else f"{known.vendor} {known.model} {known.serial}"
             limits = "none: refuses to pulse where physical" if board.limits is None else board.limits.model_dump_json()
             found["limits"][name] = None if board.limits is None else board.limits.model_dump()
             table.add_row(name, board.backend, said, limits)
@@ -44,20 +44,23 @@ def _dry_run(procedure: str, bench: str, changes: Sequence[str], runs: Path, con
     """The procedure on recorders; a procedure that cannot go on without real answers is counted as far as it went."""
     todo = plan(procedure, bench, changes, runs)
     summaries: dict[str, Any] = {}
-    with TemporaryDirectory() as scratch, Ledger.create(scratch, procedure, None) as ledger:
-        with open_bench(todo.bench, todo.state, ledger, dry=True) as opened:
-            try:
-                todo.procedure.run(opened, todo.options, ledger)
-            except HilError as exc:
-                console.print(f"dry run ends early: {exc}", soft_wrap=True)
-                summaries["ends_early"] = str(exc)
-            table = Table("board", "operations", "pulses up", "pulses down", "most on a cell", "device time", title="dry run")
-            for name, recorder in opened.dry_runs().items():
-                summary = recorder.summary()
-                summaries[name] = asdict(summary)
-                table.add_row(
-                    name, str(summary.operations), str(summary.pulses_up), str(summary.pulses_down),
-                    str(summary.pulses_per_cell_max), f"{summary.seconds:.3g} s",
-                )  # fmt: skip
-            console.print(table)
+    with (
+        TemporaryDirectory() as scratch,
+        Ledger.create(scratch, procedure, None) as ledger,
+        open_bench(todo.bench, todo.state, ledger, dry=True) as opened,
+    ):
+        try:
+            todo.procedure.run(opened, todo.options, ledger)
+        except HilError as exc:
+            console.print(f"dry run ends early: {exc}", soft_wrap=True)
+            summaries["ends_early"] = str(exc)
+        table = Table("board", "operations", "pulses up", "pulses down", "most on a cell", "device time", title="dry run")
+        for name, recorder in opened.dry_runs().items():
+            summary = recorder.summary()
+            summaries[name] = asdict(summary)
+            table.add_row(
+                name, str(summary.operations), str(summary.pulses_up), str(summary.pulses_down),
+                str(summary.pulses_per_cell_max), f"{summary.seconds:.3g} s",
+            )  # fmt: skip
+        console.print(table)
     return summaries

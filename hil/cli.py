@@ -67,7 +67,9 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     done = execute(todo)
     with Ledger.open(done.folder) as run:
         console.print(results_table(run))
-        numbers = {name: result.value for name, result in run.results().items() if isinstance(result.value, (int, float, str))}
+        numbers = {
+            name: result.value for name, result in run.results().items() if isinstance(result.value, (int, float, str))
+        }
         found = {"run": run.start["id"], "folder": str(done.folder), "status": run.status, "results": numbers}
     console.print(f"run:    {done.folder}", soft_wrap=True)
     if done.report is not None:
@@ -79,7 +81,9 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 def _look(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """The verbs that only look."""
     if args.verb == "benches":
-        found: dict[str, Any] = {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in shipped_benches().items()}
+        found: dict[str, Any] = {
+            name: path.read_text().splitlines()[0].lstrip("# ") for name, path in shipped_benches().items()
+        }
         table = Table("bench", "what it is")
         for name, text in found.items():
             table.add_row(name, text)

@@ -151,7 +151,7 @@ def _known_keys(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     """Keys that the table around ``loc`` may have."""
     here: Any = model
     for part in loc[:-1]:
-        field = here.model_fields.get(part) if isinstance(here, type) and issubclass(here, BaseModel) else None
+        field = here.model_fields.get(str(part)) if isinstance(here, type) and issubclass(here, BaseModel) else None
         if field is None:
             continue
         inner = [a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(a, type)]

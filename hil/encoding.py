@@ -21,11 +21,13 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from scipy.special import ndtri
 from torch import Tensor
 
 from hil.errors import UsageError
+from hil.fast_encoding import draw_keys, encode_loops
 
 __all__ = [
     "GAUSS",
@@ -37,6 +39,7 @@ __all__ = [
     "UpdateSettings",
     "coincidence_counts",
     "encode",
+    "encode_torch",
     "gauss",
     "line_hash",
     "mix",
@@ -112,7 +115,9 @@ class Stream:
     def __init__(self, seed: int, ids: Tensor, matrix: str, purpose: str, device: torch.device | str = "cpu") -> None:
         base = [
             int.from_bytes(
-                hashlib.blake2b(f"{seed}/{int(i)}/{matrix}/{purpose}".encode(), digest_size=8).digest(), "little", signed=True
+                hashlib.blake2b(f"{seed}/{int(i)}/{matrix}/{purpose}".encode(), digest_size=8).digest(),
+                "little",
+                signed=True,
             )
             for i in ids.tolist()
         ]
@@ -122,11 +127,13 @@ class Stream:
 
     def keys(self, count: int, active: Tensor | None = None) -> Tensor:
         """The next ``count`` keys of every array, int32 [array count 2]; inactive arrays do not advance."""
+        if self.counter.device.type == "cpu":
+            out = torch.empty(len(self.counter), count, 2, dtype=torch.int32)
+            draw_keys(self._base.numpy().view(np.uint32), self.counter.numpy(), out.numpy().view(np.uint32))
+            self.counter += count if active is None else count * active.to(torch.int64)
+            return out
         steps = self.counter[:, None] + torch.arange(count, device=self.counter.device)
-        if active is None:
-            self.counter += count
-        else:
-            self.counter += count * active.to(torch.int64)
+        self.counter += count if active is None else count * active.to(torch.int64)
         number = _low32(steps)
         first = mix(self._base[:, None, 0] ^ mix(number * PHI))
         second = mix(self._base[:, None, 1] + number * PSI)
@@ -212,7 +219,9 @@ class PulseTrain:
             fires = slot < self.count[..., None]
         else:
             n, total = self.count[..., None], self.slots[..., None, None].clamp(min=1)
-            fires = torch.div((slot + 1) * n, total, rounding_mode="floor") > torch.div(slot * n, total, rounding_mode="floor")
+            fires = torch.div((slot + 1) * n, total, rounding_mode="floor") > torch.div(
+                slot * n, total, rounding_mode="floor"
+            )
         return fires & inside & (self.sign != 0)[..., None]
 
     def bits(self) -> Tensor:
@@ -245,7 +254,9 @@ class UpdateSettings:
     kind: Literal["stochastic", "deterministic"] = "stochastic"
 
     def __post_init__(self) -> None:
-        low, high = (self.slots, self.slots) if isinstance(self.slots, int) else (int(self.slots.min()), int(self.slots.max()))
+        low, high = (
+            (self.slots, self.slots) if isinstance(self.slots, int) else (int(self.slots.min()), int(self.slots.max()))
+        )
         if low < 1 or high > MAX_SLOTS:
             raise UsageError(f"update: slots = {self.slots} is outside 1 to {MAX_SLOTS}: choose a shorter train")
 
@@ -261,34 +272,67 @@ def encode(
     under management; if k exceeds the slots, d is first reduced by slots / k. E[count] = rate |x d| / step.
     Source: theory 1.3, after Gokmen and Vlasov 2016 and aihwkit.
     """
+    gain = rate / step
+    wanted = settings.slots if isinstance(settings.slots, Tensor) else torch.full_like(gain, float(settings.slots))
+    compute = _encode_cpu if x.device.type == "cpu" else encode_torch
+    p_x, p_d, sign_x, sign_d, slots = compute(x, d, gain, wanted.to(gain), settings)
+    deterministic = settings.kind == "deterministic"
+    return (
+        PulseTrain(p_x, sign_x, slots, x_key, _lines(x), "spread" if deterministic else "stochastic"),
+        PulseTrain(p_d, sign_d, slots, d_key, _lines(d), "first" if deterministic else "stochastic"),
+    )
+
+
+_LINES: dict[tuple[int, torch.device], Tensor] = {}
+
+
+def _lines(x: Tensor) -> Tensor:
+    """0, 1, ... for every line, int32."""
+    key = (x.shape[2], x.device)
+    if key not in _LINES:
+        _LINES[key] = torch.arange(x.shape[2], dtype=torch.int32, device=x.device)
+    return _LINES[key]
+
+
+_Encoded = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def encode_torch(x: Tensor, d: Tensor, gain: Tensor, wanted: Tensor, settings: UpdateSettings) -> _Encoded:
+    """(p_x, p_d, sign_x, sign_d, slots) of ``encode`` in plain torch: the definition. gain [array] = rate / step."""
     size_x, size_d = x.abs(), d.abs()
     max_x, max_d = size_x.amax(dim=2), size_d.amax(dim=2)
-    gain = (rate / step)[:, None]
-    k = gain * max_x * max_d
-    wanted = settings.slots if isinstance(settings.slots, int) else settings.slots[:, None].to(k)
-    if settings.slot_management:
-        slots = torch.clamp(k.ceil(), max=wanted)
-    else:
-        slots = torch.zeros_like(k) + wanted
-    silent = k <= 0
+    k = gain[:, None] * max_x * max_d
+    slots = torch.minimum(k.ceil(), wanted[:, None]) if settings.slot_management else wanted[:, None].expand_as(k)
+    silent = ~(k > 0)
     slots = torch.where(silent, 0.0, slots)
-    base = (gain / slots.clamp(min=1)).sqrt()
+    base = _sqrt(gain[:, None] / slots.clamp(min=1))
     if settings.management:
         shrink = (slots / k).clamp(max=1.0)
-        balance = (max_x / (max_d * shrink)).sqrt()
+        balance = _sqrt(max_x / (max_d * shrink))
         scale_x, scale_d = base / balance, base * balance * shrink
     else:
         scale_x = scale_d = base
     scale_x, scale_d = torch.where(silent, 0.0, scale_x), torch.where(silent, 0.0, scale_d)
-    count = slots.to(torch.int32)
-    deterministic = settings.kind == "deterministic"
+    p_x = (size_x * scale_x[..., None]).clamp(max=1.0)
+    p_d = (size_d * scale_d[..., None]).clamp(max=1.0)
+    quiet = silent[..., None]
+    sign_x = torch.where(quiet, 0, torch.sign(x)).to(torch.int8)
+    sign_d = torch.where(quiet, 0, torch.sign(d)).to(torch.int8)
+    return p_x, p_d, sign_x, sign_d, slots.to(torch.int32)
 
-    def train(size: Tensor, scale: Tensor, value: Tensor, key: Tensor, kind: TrainKind) -> PulseTrain:
-        line = torch.arange(size.shape[2], dtype=torch.int32, device=size.device)
-        p = (size * scale[..., None]).clamp(max=1.0)
-        return PulseTrain(p, torch.sign(value).to(torch.int8), count, key, line, kind)
 
-    return (
-        train(size_x, scale_x, x, x_key, "spread" if deterministic else "stochastic"),
-        train(size_d, scale_d, d, d_key, "first" if deterministic else "stochastic"),
-    )
+def _sqrt(x: Tensor) -> Tensor:
+    """Correctly rounded square root: that of some float32 libraries is not, and kernels must agree to the bit."""
+    return x.double().sqrt().float()
+
+
+def _encode_cpu(x: Tensor, d: Tensor, gain: Tensor, wanted: Tensor, settings: UpdateSettings) -> _Encoded:
+    """``encode_torch`` in one pass."""
+    p_x, p_d = torch.zeros(x.shape), torch.zeros(d.shape)
+    sign_x, sign_d = torch.zeros(x.shape, dtype=torch.int8), torch.zeros(d.shape, dtype=torch.int8)
+    slots = torch.empty(x.shape[:2], dtype=torch.int32)
+    encode_loops(
+        x.contiguous().numpy(), d.contiguous().numpy(), gain.numpy(), wanted.numpy(), settings.management,
+        settings.slot_management, p_x.numpy(), p_d.numpy(), sign_x.numpy(), sign_d.numpy(), slots.numpy(),
+    )  # fmt: skip
+    return p_x, p_d, sign_x, sign_d, slots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,12 @@ def resume_plan(folder: Path) -> Plan:
 def execute(todo: Plan) -> Finished:
     """Run a plan. Whatever ends it, every board is made safe and the record says how it ended."""
     ledger = _ledger(todo)
-    with ledger, SafeState(ledger) as safety:
-        with open_bench(todo.bench, todo.state, ledger, safety) as bench:
-            if todo.resume is not None:
-                _account_for_pending(bench, ledger)
-            result = todo.procedure.run(bench, todo.options, ledger)
+    # From the inside out: boards are grounded, then closed, then the record says how it ended.
+    with ledger, ExitStack() as closing, SafeState(ledger) as safety:
+        bench = closing.enter_context(open_bench(todo.bench, todo.state, ledger, safety))
+        if todo.resume is not None:
+            _account_for_pending(bench, ledger)
+        result = todo.procedure.run(bench, todo.options, ledger)
     return Finished(ledger.folder, result, make_report(ledger.folder))
 
 
@@ -121,7 +123,9 @@ def _account_for_pending(bench: Bench, ledger: Ledger) -> None:
     for operation in pending:
         board = boards.get(operation.board)
         if board is None:
-            raise UsageError(f"{ledger.folder}: operation {operation.number} is of {operation.board}, which this bench lacks")
+            raise UsageError(
+                f"{ledger.folder}: operation {operation.number} is of {operation.board}, which this bench lacks"
+            )
         touched = operation.cells.sum(axis=0) > 0
         g = bench.read_cells(operation.board, touched)
         ledger.event(

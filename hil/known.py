@@ -79,7 +79,7 @@ def known_devices(
         if reference == "sp":
             raise UsageError(
                 f"{place.name}: its symmetry points were never measured: run `hil characterize {bench_name}` and "
-                f"`hil zero-shift {bench_name}` first, or take references = \"mid\""
+                f'`hil zero-shift {bench_name}` first, or take references = "mid"'
             )
         return known
     out = {name: getattr(known, name).clone() for name in _CELLS}

@@ -62,7 +62,7 @@ class AnalogLinear(nn.Module):
         if x.dim() != 3 or x.shape[0] != self.arrays or x.shape[2] != self.algorithm.inputs:
             raise ShapeError(f"AnalogLinear: x {list(x.shape)} needs [{self.arrays} sample {self.algorithm.inputs}]")
         if torch.is_grad_enabled():
-            y: Tensor = _Product.apply(x, self.token, self)
+            y: Tensor = _Product.apply(x, self.token, self)  # type: ignore[no-untyped-call]
         else:
             y = self.algorithm.forward(x)
         if self.output_scale is not None:
@@ -98,7 +98,9 @@ class AnalogLinear(nn.Module):
         for role, tile in self.algorithm.tiles.items():
             weight = state.get(f"weight_{role}")
             if weight is None or tuple(weight.shape) != (tile.arrays, tile.outputs, tile.inputs):
-                raise ShapeError(f"AnalogLinear: weight_{role} is missing or not [{tile.arrays} {tile.outputs} {tile.inputs}]")
+                raise ShapeError(
+                    f"AnalogLinear: weight_{role} is missing or not [{tile.arrays} {tile.outputs} {tile.inputs}]"
+                )
             self._staged[role] = weight
 
     def stage(self, weight: Tensor, role: str = "c") -> None:

@@ -81,9 +81,12 @@ class Allocator:
                 self._used.append((row, row + height, col, col + width))
                 regions.append(
                     Region(
-                        self.backend, slice(row, row + height), slice(col, col + width),
-                        slice(first_in, first_in + height), slice(first_out, first_out + width),
-                    )  # fmt: skip
+                        self.backend,
+                        slice(row, row + height),
+                        slice(col, col + width),
+                        slice(first_in, first_in + height),
+                        slice(first_out, first_out + width),
+                    )
                 )
                 first_out += width
         return tuple(regions)

@@ -30,8 +30,9 @@ class ProgramLimits:
 class Programmed:
     """What programming came to, all [array in out].
 
-    success: within tolerance at the last read; unreachable: the target lies outside the cell's measured range; stuck: the
-    cell does not answer pulses; error_siemens: last read minus target; pulses: spent, int32; rounds: reads taken.
+    success: read within tolerance of its target after its last pulse, and not found elsewhere since by more than read noise;
+    unreachable: the target lies outside the cell's measured range; stuck: the cell does not answer pulses;
+    error_siemens: last read minus target; pulses: spent, int32; rounds: reads taken.
     """
 
     success: Tensor
@@ -42,7 +43,9 @@ class Programmed:
     rounds: int
 
 
-def program_weights(tile: Tile, weights: Tensor, limits: ProgramLimits | None = None, mask: Tensor | None = None) -> Programmed:
+def program_weights(
+    tile: Tile, weights: Tensor, limits: ProgramLimits | None = None, mask: Tensor | None = None
+) -> Programmed:
     """Program W [array out in]; see ``program_conductance``."""
     target = weights.transpose(1, 2) * tile.known.siemens_per_weight[:, None, None].float() + tile.reference
     return program_conductance(tile, target, limits, mask)
@@ -55,35 +58,41 @@ def program_conductance(
 
     The pulses of a round follow the linear-step device (theory T1): from g towards the asymptote g_inf = g_sp +- step/s,
     n = ln((g_inf - g)/(g_inf - target)) / -ln(1 - s), times a gain per cell that is learned from its answers, at most
-    nine tenths of them at once while far away. Cells whose target lies outside their range go as near as they get and
-    are reported, as are cells that do not answer. Never more than max_states states of pulses on a cell.
+    nine tenths of them at once while far away. Two reads before the first pulse tell the read noise, so that neither a
+    cell that is there nor one that does not answer is judged by noise alone. Cells whose target lies outside their range
+    go as near as is worth the pulses (2 % of the range from a bound that steps shrink towards) and are reported, as are
+    cells that do not answer. Never more than max_states states of pulses on a cell.
     """
     limits = limits or ProgramLimits()
     known = tile.known
     if target.shape != known.g_min.shape:
-        raise ShapeError(f"program {tile.place.name}: target {list(target.shape)} needs {list(known.g_min.shape)} [array in out]")
+        raise ShapeError(
+            f"program {tile.place.name}: target {list(target.shape)} needs {list(known.g_min.shape)} [array in out]"
+        )
     wanted = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
     step = known.step_siemens.float().clamp(min=1e-15)
-    slack = 0.5 * step
-    unreachable = wanted & ((target > known.g_max.float() + slack) | (target < known.g_min.float() - slack))
-    goal = torch.minimum(torch.maximum(target, known.g_min.float()), known.g_max.float())
+    low, high = known.g_min.float(), known.g_max.float()
+    unreachable = wanted & ((target > high + 0.5 * step) | (target < low - 0.5 * step))
+    goal = torch.minimum(torch.maximum(target, low), high)
+    goal = torch.where(unreachable, _worth(tile, goal), goal)
     tolerance = limits.tolerance_steps * step
-    states = (known.g_max.float() - known.g_min.float()) / step
+    states = (high - low) / step
     budget = (limits.max_states * states).clamp(min=4, max=2**30).to(torch.int32)
     spent = torch.zeros_like(budget)
-    silent = torch.zeros_like(budget)
-    """Pulses without an answer that read noise could not hide."""
     gain = torch.ones_like(step)
     stuck = wanted & ~known.responds
-    g = tile.conductance()
-    rounds = 1
-    while rounds < limits.max_rounds:
+    done = torch.zeros_like(wanted)
+    first, g = tile.conductance(), tile.conductance()
+    noise = (g - first).abs().flatten(1).median(dim=1).values[:, None, None] * _MEDIAN_TO_STD
+    silence = _Silence(g)
+    rounds = 2
+    while True:
         error = goal - g
-        need = wanted & ~stuck & (error.abs() > tolerance) & (spent < budget)
-        if not bool(need.any()):
+        done = wanted & (error.abs() <= torch.where(done, tolerance + 4 * noise, tolerance))
+        need = wanted & ~stuck & ~done & (spent < budget)
+        if rounds >= limits.max_rounds or not bool(need.any()):
             break
-        predicted = _pulses_needed(tile, g, goal)
-        number = predicted * gain
+        number = _pulses_needed(tile, g, goal) * gain
         # Far away one careful round brings the cell close; the noise of many pulses is mended by the next.
         number = torch.where(number > 8, number * 0.9, number).round().clamp(min=1)
         number = torch.minimum(number, (budget - spent).float())
@@ -91,18 +100,53 @@ def program_conductance(
         tile.pulse(counts)
         after = tile.conductance()
         rounds += 1
-        spent += counts.abs()
+        size = counts.abs()
+        spent += size
         moved = (after - g) * torch.sign(error)
-        answered = moved > 0.25 * step
-        silent = torch.where(need & ~answered, silent + counts.abs(), torch.where(need, 0, silent))
+        heard = torch.maximum(0.25 * step, 6 * noise)
+        silent = silence.listen(counts, g, after, heard)
         stuck |= need & (silent > 0.05 * states + 20)
+        many = need & (size >= 8)
         ratio = (error.abs() / moved.clamp(min=1e-15)).clamp(0.5, 2.0)
-        many = need & (counts.abs() >= 8)
-        gain = torch.where(many & answered, (gain * ratio.sqrt()).clamp(0.1, 20.0), gain)
-        gain = torch.where(many & ~answered, (gain * 2).clamp(max=20.0), gain)
+        gain = torch.where(many & (moved > heard), (gain * ratio.sqrt()).clamp(0.1, 20.0), gain)
+        gain = torch.where(many & (silent * step > 4 * heard), (gain * 2).clamp(max=20.0), gain)
         g = after
-    final = g - target
-    return Programmed(wanted & (final.abs() <= tolerance), unreachable, stuck, torch.where(wanted, final, 0.0), spent, rounds)
+    return Programmed(
+        done & ~unreachable, unreachable, stuck, torch.where(wanted, g - target, 0.0), spent, rounds
+    )  # fmt: skip
+
+
+_MEDIAN_TO_STD = 1.4826 / 2**0.5
+"""From the median size of the difference of two readings to the standard deviation of one."""
+
+
+class _Silence:
+    """Pulses in one direction since a cell was last heard: since its conductance moved by more than noise could."""
+
+    def __init__(self, g: Tensor) -> None:
+        self._from, self._heading = g, torch.zeros_like(g)
+        self._silent = torch.zeros_like(g)
+
+    def listen(self, counts: Tensor, before: Tensor, after: Tensor, heard: Tensor) -> Tensor:
+        """Account for ``counts`` between two readings; returns pulses without an answer, float32 [array in out]."""
+        heading = torch.sign(counts).float()
+        turned = (heading != 0) & (heading != self._heading)
+        self._from = torch.where(turned, before, self._from)
+        self._heading = torch.where(turned, heading, self._heading)
+        self._silent = torch.where(turned, 0.0, self._silent) + counts.abs()
+        answered = (heading != 0) & ((after - self._from) * heading > heard)
+        self._from = torch.where(answered, after, self._from)
+        self._silent = torch.where(answered, 0.0, self._silent)
+        return self._silent
+
+
+def _worth(tile: Tile, goal: Tensor) -> Tensor:
+    """The conductance worth going to where the target is out of range: towards a fixed point steps shrink without end."""
+    known = tile.known
+    inset = 0.02 * (known.g_max - known.g_min).float()
+    top = torch.where(known.slope_up > 0, known.g_max.float() - inset, known.g_max.float())
+    bottom = torch.where(known.slope_down > 0, known.g_min.float() + inset, known.g_min.float())
+    return torch.minimum(torch.maximum(goal, bottom), top)
 
 
 def _pulses_needed(tile: Tile, g: Tensor, goal: Tensor) -> Tensor:
@@ -114,8 +158,10 @@ def _pulses_needed(tile: Tile, g: Tensor, goal: Tensor) -> Tensor:
     sign = torch.where(up, 1.0, -1.0)
     here, there = (g - sp) * sign, (goal - sp) * sign
     constant = (there - here) / step
-    # In units of distance to the asymptote at +step/slope; a goal at or beyond it is approached within one step.
-    room_here = (step - slope * here).clamp(min=1e-15)
-    room_there = torch.maximum(step - slope * there, 0.02 * step)
+    # Size of a step here and there; at or beyond the asymptote at +step/slope, that a third of a step before it.
+    least = 0.3 * slope.clamp(min=1e-9) * step
+    room_here, room_there = torch.maximum(step - slope * here, least), torch.maximum(step - slope * there, least)
     curved = torch.log(room_here / room_there) / -torch.log1p(-slope.clamp(min=1e-9))
+    # No step is larger than two at the SP, whatever the slopes say.
+    curved = torch.maximum(curved, constant / 2)
     return torch.where(slope > 1e-6, curved, constant).clamp(min=0.0, max=1e6)

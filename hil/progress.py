@@ -22,4 +22,10 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=4) as bar:
         task = bar.add_task(title, total=total, note="")
-        yield lambda steps, note: bar.update(task, advance=steps, **({"note": note} if note else {}))
+
+        def advance(steps: int, note: str) -> None:
+            bar.update(task, advance=steps)
+            if note:
+                bar.update(task, note=note)
+
+        yield advance

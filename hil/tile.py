@@ -184,5 +184,6 @@ class Tile:
         """Take back what ``state_dict`` gave. Analog references live on the board and are not set again."""
         self._x_keys.counter.copy_(state["in"])
         self._d_keys.counter.copy_(state["out"])
-        if not torch.equal(self.reference, state["reference"]):
-            self.set_reference(state["reference"])
+        reference = state.get("reference", self.reference)
+        if not torch.equal(self.reference, reference):
+            self.set_reference(reference)

@@ -15,8 +15,10 @@ P (s+ + s-), plus the slopes' errors times how far the mean lies from w*.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from procedures.fits import BranchFit, Floats
 
@@ -25,37 +27,58 @@ __all__ = ["LAG_PAIRS", "AlternatingFit", "AlternatingSums", "fit_alternating", 
 LAG_PAIRS = 32
 """Pairs between the readings whose difference tells pulse noise from read noise where the latter dominates."""
 
+_GROUP = 1024
+"""Cells whose readings are in float64 at a time."""
+
 _ROWS = ("x", "x1", "u", "d", "uu", "dd", "ud", "xx")
 
 
 class AlternatingSums:
-    """Sums over pairs, per cell. Readings are given relative to a fixed origin near them, so that nothing cancels."""
+    """Sums over pairs, per cell. They are kept relative to an origin near the readings, so that nothing cancels."""
 
     def __init__(self, first: Floats) -> None:
-        """first: the reading [cell] before the first pair."""
-        self.first, self.last = first.copy(), first.copy()
+        """first: the reading [cell] before the first pair, siemens; ``origin`` of the sums is there."""
+        self.origin = first.astype(np.float64)
+        self.last = np.zeros_like(self.origin)
         self.pairs = 0
-        self.sums = {name: np.zeros_like(first) for name in _ROWS}
-        self.lag_sum, self.lag_square, self.lags = np.zeros_like(first), np.zeros_like(first), 0
+        self.sums = {name: np.zeros_like(self.origin) for name in _ROWS}
+        self.lag_sum, self.lag_square, self.lags = np.zeros_like(self.origin), np.zeros_like(self.origin), 0
 
-    def add(self, y: Floats) -> None:
-        """y: [cell read], a reading after every pulse of whole pairs, up first."""
-        before = np.concatenate([self.last[:, None], y[:, 1:-1:2]], axis=1)
+    def add(self, y: NDArray[np.floating[Any]]) -> None:
+        """y: [cell read], a reading after every pulse of whole pairs, up first; siemens."""
+        for start in range(0, len(y), _GROUP):
+            group = slice(start, start + _GROUP)
+            self._add(y[group].astype(np.float64) - self.origin[group, None], group)
+        self.pairs += y.shape[1] // 2
+        self.lags += y.shape[1] // (2 * LAG_PAIRS)
+
+    def _add(self, y: Floats, group: slice) -> None:
+        before = np.concatenate([self.last[group, None], y[:, 1:-1:2]], axis=1)
         between, after = y[:, 0::2], y[:, 1::2]
         up, down = between - before, after - between
         values = (before, between, up, down, up * up, down * down, up * down, before * before)
         for name, value in zip(_ROWS, values, strict=True):
-            self.sums[name] += value.sum(axis=1)
-        marks = np.concatenate([before[:, :1], after], axis=1)[:, ::LAG_PAIRS]
-        steps = np.diff(marks, axis=1)
-        self.lag_sum += steps.sum(axis=1)
-        self.lag_square += (steps**2).sum(axis=1)
-        self.lags += steps.shape[1]
-        self.pairs += after.shape[1]
-        self.last = y[:, -1].copy()
+            self.sums[name][group] += value.sum(axis=1)
+        steps = np.diff(np.concatenate([before[:, :1], after], axis=1)[:, ::LAG_PAIRS], axis=1)
+        self.lag_sum[group] += steps.sum(axis=1)
+        self.lag_square[group] += (steps**2).sum(axis=1)
+        self.last[group] = y[:, -1]
+
+    def about(self, origin: Floats) -> AlternatingSums:
+        """The same sums with another origin."""
+        moved = AlternatingSums(origin)
+        by = self.origin - origin
+        moved.pairs, moved.lags, moved.lag_sum, moved.lag_square = self.pairs, self.lags, self.lag_sum, self.lag_square
+        moved.last = self.last
+        moved.sums = dict(self.sums)
+        moved.sums["xx"] = self.sums["xx"] + 2 * by * self.sums["x"] + self.pairs * by**2
+        moved.sums["x"], moved.sums["x1"] = (self.sums[name] + self.pairs * by for name in ("x", "x1"))
+        return moved
 
     def __add__(self, other: AlternatingSums) -> AlternatingSums:
-        both = AlternatingSums(self.first + other.first)
+        """Sums over both runs; ``last`` is what the two runs moved together."""
+        other = other.about(self.origin)
+        both = AlternatingSums(self.origin)
         both.last = self.last + other.last
         both.pairs, both.lags = self.pairs + other.pairs, self.lags + other.lags
         both.sums = {name: self.sums[name] + other.sums[name] for name in _ROWS}
@@ -73,6 +96,7 @@ class AlternatingFit:
     """Per cell: symmetry point, step there, each with its standard error. Arrays [cell]."""
 
     sp: Floats
+    """Siemens."""
     sp_se: Floats
     step: Floats
     step_se: Floats
@@ -119,11 +143,11 @@ def fit_alternating(
     """Symmetry point and step from the sums, with slopes (and their errors) from the branches."""
     p, total = sums.pairs, up.s + down.s
     total = np.where(np.abs(total) < 1e-12, 1e-12, total)
-    sp = (up.s * sums.mean("x") + down.s * sums.mean("x1") + (sums.last - sums.first) / p) / total
+    sp = (up.s * sums.mean("x") + down.s * sums.mean("x1") + sums.last / p) / total
     off_x, off_x1 = sums.mean("x") - sp, sums.mean("x1") - sp
     variance = pair_var / p + read_var * (2 / p**2 + (up.s**2 + down.s**2) / p) + off_x**2 * up.var_s + off_x1**2 * down.var_s
     step = (sums.mean("u") + up.s * off_x - sums.mean("d") - down.s * off_x1) / 2
     # A cell's two noises enter F* as (s- up - s+ down) / (s+ + s-).
     shares = (up.s**2 + down.s**2) / total**2
     step_var = shares * pair_var / (2 * p) + 2 * read_var / p + (off_x**2 * up.var_s + off_x1**2 * down.var_s) / 4
-    return AlternatingFit(sp, np.sqrt(variance) / np.abs(total), step, np.sqrt(step_var))
+    return AlternatingFit(sums.origin + sp, np.sqrt(variance) / np.abs(total), step, np.sqrt(step_var))

@@ -86,7 +86,9 @@ def build(bench: Bench, plan: NetworkPlan) -> Network:
     layers = []
     for number, (inputs, outputs) in enumerate(zip(plan.widths[:-1], plan.widths[1:], strict=True)):
 
-        def tile(role: str, reference: ReferenceChoice, number: int = number, size: tuple[int, int] = (inputs, outputs)) -> Tile:
+        def tile(
+            role: str, reference: ReferenceChoice, number: int = number, size: tuple[int, int] = (inputs, outputs)
+        ) -> Tile:
             place = bench.place(f"layer{number}.{role}", role, *size)
             known = known_devices(place, bench.arrays, bench.calibrations, reference, bench.name)
             return Tile(place, known, bench.config.seed, bench.ids)
@@ -106,7 +108,9 @@ def build(bench: Bench, plan: NetworkPlan) -> Network:
     return Network(layers, plan.activation)
 
 
-def initialise(bench: Bench, network: Network, plan: NetworkPlan, limits: ProgramLimits | None = None) -> dict[str, Programmed]:
+def initialise(
+    bench: Bench, network: Network, plan: NetworkPlan, limits: ProgramLimits | None = None
+) -> dict[str, Programmed]:
     """Program A to its reference and C to random weights, uniform within +- init_scale / sqrt(inputs), by write-verify."""
     done: dict[str, Programmed] = {}
     for number, layer in enumerate(network.layers):

@@ -27,6 +27,7 @@ from hil.nn import AnalogOptimizer, population_loss
 from hil.procedure import Procedure
 from hil.programming import ProgramLimits
 from hil.progress import progress
+from hil.tile import Tile
 from procedures.characterize import CharacterizeConfig, characterize
 from procedures.network import Network, NetworkPlan, build, initialise
 from procedures.train_report import record_network, train_sections
@@ -133,8 +134,8 @@ def population(config: TrainConfig) -> tuple[tuple[dict[str, float], ...], dict[
     return points, rates, ids
 
 
-def train(bench: Bench, config: TrainConfig, ledger: Ledger) -> TrainResult:
-    """Run the whole training; resumes from the ledger's last checkpoint where it has one (see ``hil.ledger``)."""
+def train(bench: Bench, config: TrainConfig, ledger: Ledger, label: str = "") -> TrainResult:
+    """Run the whole training; goes on from the ledger's last checkpoint of this label where it has one."""
     began = time.monotonic()
     points, rates, ids = population(config)
     data = load(config.dataset, classes=config.classes, pool=config.pool, limit=config.limit)
@@ -142,6 +143,8 @@ def train(bench: Bench, config: TrainConfig, ledger: Ledger) -> TrainResult:
         bench.populate(ids)
     widths = (data.train_x.shape[1], *config.hidden, len(data.classes))
     saved = ledger.last_checkpoint()
+    if saved is not None and saved.note != label:
+        saved = None
     if config.prepare == "measure" and config.algorithm != "digital" and saved is None:
         characterize(bench, CharacterizeConfig(widths=widths), ledger)
         zero_shift(bench, ZeroShiftConfig(widths=widths), ledger)
@@ -153,13 +156,18 @@ def train(bench: Bench, config: TrainConfig, ledger: Ledger) -> TrainResult:
     )  # fmt: skip
     network = build(bench, plan)
     position, curves = Position(), Curves()
-    if saved is None:
+    going_on = ledger.run.last_digital_state() if bench.physical else None
+    if saved is None and going_on is None:
         programmed = initialise(bench, network, plan, ProgramLimits())
         for name, done in programmed.items():
-            ledger.event("programmed", {"matrix": name, "success": float(done.success.float().mean()), "rounds": done.rounds})
-    loop = _Loop(bench, network, config, data, ledger, position, curves)
+            ledger.event(
+                "programmed", {"matrix": name, "success": float(done.success.float().mean()), "rounds": done.rounds}
+            )
+    loop = _Loop(bench, network, config, data, ledger, position, curves, label)
     if saved is not None:
         loop.restore(saved.state)
+    elif going_on is not None:
+        loop.go_on(going_on)
     loop.run()
     test = loop.accuracy("test")
     validation = loop.accuracy("validation") if len(data.validation_y) else torch.full_like(test, torch.nan)
@@ -170,11 +178,11 @@ def train(bench: Bench, config: TrainConfig, ledger: Ledger) -> TrainResult:
     result = TrainResult(
         config.algorithm, points, test.view(grid), validation.view(grid), named, confusion, pulses, time.monotonic() - began
     )
-    record_network(ledger, config.algorithm, result, network)
+    record_network(ledger, config.algorithm, result, network, label=label or config.algorithm)
     return result
 
 
-def _mean_pulses(tile: Any) -> float:
+def _mean_pulses(tile: Tile) -> float:
     total = torch.zeros(())
     for region in tile.place.regions:
         status = region.backend.status()
@@ -189,10 +197,10 @@ class _Loop:
 
     def __init__(
         self, bench: Bench, network: Network, config: TrainConfig, data: Dataset, ledger: Ledger, position: Position,
-        curves: Curves,
+        curves: Curves, label: str,
     ) -> None:  # fmt: skip
         self.bench, self.network, self.config, self.data, self.ledger = bench, network, config, data, ledger
-        self.position, self.curves = position, curves
+        self.position, self.curves, self.label = position, curves, label
         self.x, self.y = data.full_train() if config.train_on == "all" else (data.train_x, data.train_y)
         self.optimizer = AnalogOptimizer(network)
         self.physical = bench.physical
@@ -256,7 +264,7 @@ class _Loop:
             self._stop_early(curves.validation[-1], self.config.patience)
         self.ledger.event(
             "epoch",
-            {"epoch": where.epoch},
+            {"epoch": where.epoch, "label": self.label},
             {name: values[-1] for name, values in curves.state_dict().items() if values},
         )
         if not self.physical:
@@ -309,7 +317,21 @@ class _Loop:
             "position": self.position.state_dict(), "curves": self.curves.state_dict(),
             "loss": self._loss, "right": self._right,
         }  # fmt: skip
-        self.ledger.checkpoint(state, self.position.epoch * self.steps + self.position.step)
+        self.ledger.checkpoint(state, self.position.epoch * self.steps + self.position.step, self.label)
+
+    def go_on(self, small: dict[str, Any]) -> None:
+        """On a board the devices are the state: go on after the step whose operations were sent last.
+
+        What was left of that step is skipped, since a pulse of it may have been applied already.
+        """
+        for algorithm, part in zip(self.network.algorithms, small["layers"], strict=True):
+            algorithm.load_state_dict(_tensors(part))
+        self.position.epoch, self.position.step = small["epoch"], small["step"] + 1
+        for event in self.ledger.run.events("epoch"):
+            for name, value in self.ledger.run.arrays(event.number).items():
+                getattr(self.curves, name).append(torch.as_tensor(value))
+        if self.position.step >= self.steps:
+            self._close_epoch()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint."""
@@ -329,6 +351,13 @@ def _plain(state: Any) -> Any:
     if isinstance(state, list):
         return [_plain(value) for value in state]
     return state.tolist() if isinstance(state, Tensor) else state
+
+
+def _tensors(state: Any) -> Any:
+    """``_plain`` undone: lists of counters as int64 tensors."""
+    if isinstance(state, dict):
+        return {name: _tensors(value) for name, value in state.items()}
+    return torch.tensor(state, dtype=torch.int64)
 
 
 procedure = Procedure("train", TrainConfig, train, "train a network on the bench", train_sections)

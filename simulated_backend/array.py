@@ -18,9 +18,9 @@ from torch import Tensor
 from hil.backend import ArrayInfo, Direction, PulseShape, Range, check_mask, check_per_array
 from hil.encoding import PulseTrain, Stream, gauss, word
 from hil.errors import ShapeError, UsageError
+from hil.matvec import matvec
 from simulated_backend.devices import Params, draw_cells, per_array, scaled, shift
 from simulated_backend.kernels import cpu, reference
-from hil.matvec import matvec
 from simulated_backend.settings import EmulatorSettings
 
 __all__ = ["KERNELS", "EmulatedArray"]
@@ -187,7 +187,14 @@ class EmulatedArray:
         return out.masked_fill_(~mask[..., None], torch.nan)
 
     def _trace_relaxing(
-        self, cells: reference.Cells, polarity: Tensor, mask: Tensor, key: Tensor, every: int, pulse_s: Tensor, read_s: Tensor
+        self,
+        cells: reference.Cells,
+        polarity: Tensor,
+        mask: Tensor,
+        key: Tensor,
+        every: int,
+        pulse_s: Tensor,
+        read_s: Tensor,
     ) -> Tensor:
         """A trace during which cells relax between pulses: one pulse a time, by the virtual clock."""
         reads = []
@@ -256,14 +263,17 @@ class EmulatedArray:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that changes while running."""
-        named = {"state": self._cells.state, "reference": self._reference, "clock_s": self._clock_s, "relaxed_s": self._relaxed_s}
+        named = {
+            "state": self._cells.state,
+            "reference": self._reference,
+            "clock_s": self._clock_s,
+            "relaxed_s": self._relaxed_s,
+        }
         named |= {f"counter_{kind}": stream.counter for kind, stream in self._noise.items()}
         for field in ("hidden", "pulses_up", "pulses_down"):
             if (value := getattr(self._cells, field)) is not None:
@@ -273,7 +283,12 @@ class EmulatedArray:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state_dict`` gave."""
-        current = {"state": self._cells.state, "reference": self._reference, "clock_s": self._clock_s, "relaxed_s": self._relaxed_s}
+        current = {
+            "state": self._cells.state,
+            "reference": self._reference,
+            "clock_s": self._clock_s,
+            "relaxed_s": self._relaxed_s,
+        }
         current |= {f"counter_{kind}": stream.counter for kind, stream in self._noise.items()}
         for field in ("hidden", "pulses_up", "pulses_down"):
             if (value := getattr(self._cells, field)) is not None:
@@ -345,5 +360,5 @@ def _choose_kernel(name: str, model: str, device: torch.device) -> ModuleType:
         return cpu if device.type == "cpu" and model in cpu.COVERS else reference
     kernel = KERNELS[name]
     if model not in kernel.COVERS:
-        raise UsageError(f"kernel {name!r} does not know the model {model!r}: use kernel = \"auto\"")
+        raise UsageError(f'kernel {name!r} does not know the model {model!r}: use kernel = "auto"')
     return kernel

@@ -1,6 +1,6 @@
 """Analog SGD: the outer product of every sample goes straight into the weights as pulses.
 
-    W <- W - lr d x^T        (in expectation; each pulse obeys the device)
+W <- W - lr d x^T        (in expectation; each pulse obeys the device)
 """
 
 from __future__ import annotations

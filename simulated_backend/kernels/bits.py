@@ -1,4 +1,4 @@
-"""The counter hash of ``hil.encoding`` once more, for numba. A test holds both bit-equal."""
+"""What kernels on the CPU draw: packed slots and Gaussians, bit-equal to ``hil.encoding``."""
 
 from __future__ import annotations
 
@@ -8,37 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hil.encoding import GAUSS, PHI, PSI, PulseTrain
+from hil.encoding import GAUSS, PulseTrain
+from hil.fast_encoding import PSI32, line_hash, mix
 
-__all__ = ["GAUSS_LOW", "GAUSS_RISE", "every_array", "line_hash", "mix", "normal", "packed_bits", "popcount", "u32"]
+__all__ = ["GAUSS_LOW", "GAUSS_RISE", "every_array", "normal", "packed_bits", "popcount", "u32"]
 
 GAUSS_LOW: NDArray[np.float32] = GAUSS[0].numpy().copy()
 GAUSS_RISE: NDArray[np.float32] = GAUSS[1].numpy().copy()
-_PHI = np.uint32(PHI & 0xFFFFFFFF)
-_PSI = np.uint32(PSI & 0xFFFFFFFF)
 _STEP = np.float32(2.0**-22)
-
-
-@numba.njit(inline="always")
-def mix(x: np.uint32) -> np.uint32:
-    """The 32-bit mixer."""
-    x = np.uint32(x ^ (x >> np.uint32(16)))
-    x = np.uint32(x * np.uint32(0x7FEB352D))
-    x = np.uint32(x ^ (x >> np.uint32(15)))
-    x = np.uint32(x * np.uint32(0x846CA68B))
-    return np.uint32(x ^ (x >> np.uint32(16)))
-
-
-@numba.njit(inline="always")
-def line_hash(key0: np.uint32, key1: np.uint32, place: np.uint32) -> np.uint32:
-    """First half of ``word``: what a line or cell has in common over its slots or pulses."""
-    return np.uint32(mix(np.uint32(key0 ^ np.uint32(place * _PHI))) ^ key1)
 
 
 @numba.njit(inline="always")
 def normal(place: np.uint32, number: np.uint32, low: NDArray[np.float32], rise: NDArray[np.float32]) -> np.float32:
     """The Gaussian of a place's slot or pulse ``number``."""
-    word = mix(np.uint32(place + np.uint32(number * _PSI)))
+    word = mix(np.uint32(place + np.uint32(number * PSI32)))
     index = word >> np.uint32(22)
     return np.float32(low[index] + np.float32(np.float32(word & np.uint32(0x3FFFFF)) * _STEP) * rise[index])
 
@@ -74,7 +57,7 @@ def _draw(
                 limit = np.uint32(level)
                 bits = np.uint32(0)
                 for slot in range(total):
-                    word = mix(np.uint32(place + np.uint32(np.uint32(slot) * _PSI)))
+                    word = mix(np.uint32(place + np.uint32(np.uint32(slot) * PSI32)))
                     if (word >> np.uint32(8)) < limit:
                         bits |= np.uint32(1) << np.uint32(slot)
                 out[a, s, i] = bits

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hil.encoding import PulseTrain
+from hil.fast_encoding import line_hash
 from simulated_backend.kernels.bits import (
     GAUSS_LOW,
     GAUSS_RISE,
     every_array,
-    line_hash,
     normal,
     packed_bits,
     popcount,
@@ -60,7 +60,10 @@ def _cell(
     write: np.float32, multiplicative: bool, key0: np.uint32, key1: np.uint32, counted: bool, count_up: _I32,
     count_down: _I32, g_low: _F32, g_rise: _F32,
 ) -> None:  # fmt: skip
-    """n pulses on cell (a, r, c), its write noise and its wear counter. p: d_up s_up d_down s_down low high noise_up noise_down."""
+    """n pulses on cell (a, r, c), its write noise and wear counter.
+
+    p: d_up s_up d_down s_down low high noise_up noise_down.
+    """
     place = line_hash(key0, key1, np.uint32(r * cols + c))
     side = 0 if up else 2
     w = _pulses(

@@ -74,6 +74,7 @@ def test_t1_hard_bound_is_reached_and_left(lab, kernel: str) -> None:
     assert float(lab.weight(array)) == pytest.approx(0.6 - 0.015, abs=1e-6)
 
 
+@pytest.mark.slow
 @given(
     tau=st.floats(0.1, 2.0), fraction=st.floats(1e-3, 1.0), start=st.floats(-1.0, 1.0),
     pulses=st.lists(st.integers(-12, 12), min_size=1, max_size=25),
@@ -139,7 +140,11 @@ def test_t4_transient_of_alternating_pulses(lab, kernel: str, device: str) -> No
 
 @pytest.mark.parametrize("device", ["soft bounds", "imbalance", "log-normal"])
 def test_t4_symmetry_point_from_both_reads_is_exact(lab, kernel: str, device: str) -> None:
-    """w* = (s+ w_d + s- w_u) / (s+ + s-); the midpoint is off by F* (s+ - s-) / (2 (s+ + s-))."""
+    """w* = (s+ w_d + s- w_u) / (s+ + s-).
+
+    The midpoint is off by R (s+ - s-) / (2 (s+ + s-)), where the ripple R = w_u - w_d = F* / (1 - s+ s- / (s+ + s-)) is the
+    step F* at the SP to leading order.
+    """
     array = lab.emulate(10, 20, kernel=kernel, **SPREAD, **DEVICES[device], w_max_dtod=0.15, w_min_dtod=0.15)
     p = lab.params(array)
     star, want_d, want_u = fixed_points(p)
@@ -150,7 +155,9 @@ def test_t4_symmetry_point_from_both_reads_is_exact(lab, kernel: str, device: st
     near(w_d, want_d, band)
     near(w_u, want_u, band)
     near((s * w_d + t * w_u) / (s + t), star, band)
-    off = (p["d_up"] - s * star) * (s - t) / (2 * (s + t))
+    ripple = (p["d_up"] - s * star) / (1 - s * t / (s + t))
+    near(w_u - w_d, ripple, band)
+    off = ripple * (s - t) / (2 * (s + t))
     near((w_d + w_u) / 2 - star, off, band)
     assert float((off.abs() / band).max()) > 30
 
@@ -216,7 +223,7 @@ def test_t5_random_pulses_symmetric(lab, kernel: str, p: float, sigma: float) ->
 def test_t5_random_pulses_general_linear_step(lab, kernel: str) -> None:
     """p = 1/2: mean w*, E[w^2] = {[(1-s+)D+ - (1-s-)D-] m + (D+^2 + D-^2)/2} / {1 - [(1-s+)^2 + (1-s-)^2]/2}.
 
-    p = 0.35: mean (p D+ - (1-p) D-) / (p s+ + (1-p) s-). 12,000 cells; resolves 0.012 weight and 15 % of the variance.
+    p = 0.35: mean (p D+ - (1-p) D-) / (p s+ + (1-p) s-). 12,000 cells; resolves 0.015 weight and 15 % of the variance.
     """
     device = {"model": "linear", "slope_up": 0.5, "slope_down": 0.9, "w_max": 1.2, "w_min": -0.9, "up_down": -0.2, "dw_min": 0.04}
     array = lab.emulate(1, N, kernel=kernel, **device)
@@ -224,10 +231,10 @@ def test_t5_random_pulses_general_linear_step(lab, kernel: str) -> None:
     random_pulses(lab, array, 0.5, 250)
     m = (d - e) / (s + t)
     second = (((1 - s) * d - (1 - t) * e) * m + (d**2 + e**2) / 2) / (1 - ((1 - s) ** 2 + (1 - t) ** 2) / 2)
-    lab.mean_is(lab.weight(array), m, resolves=0.012, figures=3)
+    lab.mean_is(lab.weight(array), m, resolves=0.015, figures=3)
     lab.var_is(lab.weight(array), second - m**2, resolves=0.15, figures=3)
     random_pulses(lab, array, 0.35, 250)
-    lab.mean_is(lab.weight(array), (0.35 * d - 0.65 * e) / (0.35 * s + 0.65 * t), resolves=0.012, figures=3)
+    lab.mean_is(lab.weight(array), (0.35 * d - 0.65 * e) / (0.35 * s + 0.65 * t), resolves=0.015, figures=3)
 
 
 def random_pulses(lab, array, p: float, pulses: int) -> None:

@@ -1,0 +1,80 @@
+"""The main job from end to end: characterize, find symmetry points, train with SGD and Tiki-Taka, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from hil.bench import Bench
+from hil.datasets import load
+from hil.ledger import Ledger
+from hil.procedure import Procedure
+from hil.report.section import Section
+from hil.run_reader import RunReader
+from procedures.characterize import CharacterizeConfig, characterize
+from procedures.device_report import characterize_sections, zero_shift_sections
+from procedures.train import TrainConfig, TrainResult, train
+from procedures.train_report import train_sections
+from procedures.zero_shift import ZeroShiftConfig, zero_shift
+
+__all__ = ["DemoConfig", "DemoResult", "demo", "procedure"]
+
+
+class DemoConfig(BaseModel):
+    """``-s demo.KEY=VALUE``. The learning rates are those that served best on validation data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = "digits"
+    hidden: tuple[int, ...] = (32,)
+    epochs: int = Field(default=8, ge=1)
+    seeds: int = Field(default=3, ge=1)
+    """Networks trained at once, each on devices of its own (1 on a board)."""
+    lr_sgd: float = 0.01
+    lr_a: float = 0.01
+    lr_c: float = 0.1
+    n_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Test accuracies float32 [seed] by what was trained."""
+
+    accuracy: dict[str, Any]
+
+
+def demo(bench: Bench, config: DemoConfig, ledger: Ledger) -> DemoResult:
+    """Everything on the same devices, one after another; every network starts from freshly programmed weights."""
+    data = load(config.dataset)
+    widths = (data.train_x.shape[1], *config.hidden, len(data.classes))
+    bench.populate(torch.arange(config.seeds))
+    characterize(bench, CharacterizeConfig(widths=widths), ledger)
+    zero_shift(bench, ZeroShiftConfig(widths=widths), ledger)
+    common: dict[str, Any] = {
+        "dataset": config.dataset, "hidden": config.hidden, "epochs": config.epochs, "seeds": config.seeds,
+    }  # fmt: skip
+    tiki_taka: dict[str, Any] = {"lr_a": config.lr_a, "lr_c": config.lr_c, "n_s": config.n_s}
+    runs = {
+        "analog SGD": TrainConfig(algorithm="sgd", lr=config.lr_sgd, **common),
+        "Tiki-Taka": TrainConfig(algorithm="tiki-taka", reference_a="mid", **tiki_taka, **common),
+        "Tiki-Taka, zero-shifted": TrainConfig(algorithm="tiki-taka", reference_a="sp", **tiki_taka, **common),
+    }
+    found: dict[str, TrainResult] = {}
+    already = {event.payload.get("label") for event in ledger.run.events("trained")}
+    for label, options in runs.items():
+        if label in already:
+            continue
+        found[label] = train(bench, options, ledger, label=label)
+    return DemoResult({label: result.test_accuracy[0] for label, result in found.items()})
+
+
+def demo_sections(run: RunReader) -> list[Section]:
+    """The training comparison first, then what was measured of the devices."""
+    return [*train_sections(run), *characterize_sections(run), *zero_shift_sections(run)]
+
+
+procedure = Procedure("demo", DemoConfig, demo, "the main job end to end on the embedded digits", demo_sections)
+"""The entry point."""
