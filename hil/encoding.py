@@ -269,7 +269,8 @@ def encode(
     x [array sample in], d [array sample out]; rate [array] >= 0; step [array] > 0: weight change of one pulse.
     With k = rate max|x| max|d| / step: slots = min(ceil(k), wanted) under slot management;
     p_x = |x| sqrt(rate / (step slots)) / r and p_d = |d| sqrt(rate / (step slots)) r, r = sqrt(max|x| / max|d|)
-    under management; if k exceeds the slots, d is first reduced by slots / k. E[count] = rate |x d| / step.
+    under management; if k exceeds the slots, max|d| counts slots / k times itself, so that larger d are clipped at
+    probability 1 and x is not. E[count] = rate |x d| / step where nothing is clipped.
     Source: theory 1.3, after Gokmen and Vlasov 2016 and aihwkit.
     """
     gain = rate / step
@@ -309,7 +310,7 @@ def encode_torch(x: Tensor, d: Tensor, gain: Tensor, wanted: Tensor, settings: U
     if settings.management:
         shrink = (slots / k).clamp(max=1.0)
         balance = _sqrt(max_x / (max_d * shrink))
-        scale_x, scale_d = base / balance, base * balance * shrink
+        scale_x, scale_d = base / balance, base * balance
     else:
         scale_x = scale_d = base
     scale_x, scale_d = torch.where(silent, 0.0, scale_x), torch.where(silent, 0.0, scale_d)

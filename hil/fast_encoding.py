@@ -71,7 +71,7 @@ def encode_loops(
                 shrink = min(np.float32(slots / k), _ONE)
                 balance = np.float32(np.sqrt(np.float32(max_x / np.float32(max_d * shrink))))
                 scale_x = np.float32(base / balance)
-                scale_d = np.float32(np.float32(base * balance) * shrink)
+                scale_d = np.float32(base * balance)
             for i in range(inputs):
                 value = x[a, s, i]
                 if value != 0:

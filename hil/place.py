@@ -60,53 +60,53 @@ class Allocator:
 
     def __init__(self, backend: ArrayBackend) -> None:
         self.backend = backend
-        self._used: list[tuple[int, int, int, int]] = []
+        self._used: list[_Box] = []
 
     def place(self, inputs: int, outputs: int, name: str, board: str) -> tuple[Region, ...]:
-        """Regions for a matrix; one where it fits, else blocks as large as what is free; UsageError where it does not."""
+        """Regions for a matrix: one where it fits, else blocks as large as what is free.
+
+        UsageError where the board has fewer free cells than the matrix; nothing is taken then.
+        """
         info = self.backend.info
+        free = info.rows * info.cols - sum((b - a) * (d - c) for a, b, c, d in self._used)
+        if inputs * outputs > free:
+            raise UsageError(
+                f"matrix {name} ({inputs} x {outputs}) does not fit board {board} ({info.rows} x {info.cols}, "
+                f"{free} cells free): use a larger board, a second one, or a smaller network"
+            )
         regions: list[Region] = []
-        for first_in in range(0, inputs, info.rows):
-            height = min(info.rows, inputs - first_in)
-            first_out = 0
-            while first_out < outputs:
-                spot = self._find(height, outputs - first_out)
-                if spot is None:
-                    free = info.rows * info.cols - sum((b - a) * (d - c) for a, b, c, d in self._used)
-                    raise UsageError(
-                        f"matrix {name} ({inputs} x {outputs}) does not fit board {board} ({info.rows} x {info.cols}, "
-                        f"{free} cells free): use a larger board, a second one, or a smaller network"
-                    )
-                row, col, width = spot
-                self._used.append((row, row + height, col, col + width))
-                regions.append(
-                    Region(
-                        self.backend,
-                        slice(row, row + height),
-                        slice(col, col + width),
-                        slice(first_in, first_in + height),
-                        slice(first_out, first_out + width),
-                    )
-                )
-                first_out += width
+        todo = [(0, inputs, 0, outputs)]
+        while todo:
+            first_in, last_in, first_out, last_out = todo.pop()
+            row, col, height, width = self._find(last_in - first_in, last_out - first_out)
+            self._used.append((row, row + height, col, col + width))
+            cut_in, cut_out = first_in + height, first_out + width
+            rows, cols = slice(row, row + height), slice(col, col + width)
+            regions.append(Region(self.backend, rows, cols, slice(first_in, cut_in), slice(first_out, cut_out)))
+            if cut_in < last_in:
+                todo.append((cut_in, last_in, first_out, last_out))
+            if cut_out < last_out:
+                todo.append((first_in, cut_in, cut_out, last_out))
         return tuple(regions)
 
-    def _find(self, height: int, width: int) -> tuple[int, int, int] | None:
-        """(row, col, columns) of the first free rectangle of this height, as wide as is free but not wider than asked."""
+    def _find(self, height: int, width: int) -> _Box:
+        """(row, col, rows, cols) of the first free rectangle of this size, else of the largest one inside this size."""
         info = self.backend.info
-        best: tuple[int, int, int] | None = None
-        rows = sorted({0, *(bottom for _, bottom, _, _ in self._used)})
-        cols = sorted({0, *(right for *_, right in self._used)})
-        for col in cols:
-            for row in rows:
-                if row + height > info.rows:
-                    continue
-                clash = [
-                    left for top, bottom, left, right in self._used if top < row + height and row < bottom and right > col
-                ]
-                free = min([info.cols, *clash]) - col
-                if free >= width:
-                    return row, col, width
-                if free > 0 and (best is None or free > best[2]):
-                    best = (row, col, free)
+        best, most = (0, 0, 0, 0), 0
+        for col in sorted({0, *(right for *_, right in self._used)}):
+            for row in sorted({0, *(bottom for _, bottom, _, _ in self._used)}):
+                # Every lower edge that something used or the board gives, and the one asked for.
+                edges = {min(row + height, info.rows), *(top for top, *_ in self._used if row < top < row + height)}
+                for bottom in sorted(edges):
+                    clash = [a for top, end, a, b in self._used if top < bottom and row < end and b > col]
+                    wide = min([info.cols, col + width, *clash]) - col
+                    area = (bottom - row) * wide
+                    if wide > 0 and area > most:
+                        best, most = (row, col, bottom - row, wide), area
+                if most == height * width:
+                    return best
         return best
+
+
+_Box = tuple[int, int, int, int]
+"""First row, last row + 1, first col, last col + 1."""

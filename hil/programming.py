@@ -17,8 +17,8 @@ __all__ = ["ProgramLimits", "Programmed", "program_conductance", "program_weight
 class ProgramLimits:
     """When to stop.
 
-    tolerance_steps: a cell is done within so many steps of its target; max_states: pulses a cell may take, in units of its
-    number of states; max_rounds: reads of the whole matrix.
+    tolerance_steps: a cell is done within so many steps of its target, or within the noise of one reading if that is more;
+    max_states: pulses a cell may take, in units of its number of states; max_rounds: reads of the whole matrix.
     """
 
     tolerance_steps: float = 0.6
@@ -75,7 +75,6 @@ def program_conductance(
     unreachable = wanted & ((target > high + 0.5 * step) | (target < low - 0.5 * step))
     goal = torch.minimum(torch.maximum(target, low), high)
     goal = torch.where(unreachable, _worth(tile, goal), goal)
-    tolerance = limits.tolerance_steps * step
     states = (high - low) / step
     budget = (limits.max_states * states).clamp(min=4, max=2**30).to(torch.int32)
     spent = torch.zeros_like(budget)
@@ -84,6 +83,7 @@ def program_conductance(
     done = torch.zeros_like(wanted)
     first, g = tile.conductance(), tile.conductance()
     noise = (g - first).abs().flatten(1).median(dim=1).values[:, None, None] * _MEDIAN_TO_STD
+    tolerance = torch.maximum(limits.tolerance_steps * step, noise)
     silence = _Silence(g)
     rounds = 2
     while True:
@@ -111,9 +111,7 @@ def program_conductance(
         gain = torch.where(many & (moved > heard), (gain * ratio.sqrt()).clamp(0.1, 20.0), gain)
         gain = torch.where(many & (silent * step > 4 * heard), (gain * 2).clamp(max=20.0), gain)
         g = after
-    return Programmed(
-        done & ~unreachable, unreachable, stuck, torch.where(wanted, g - target, 0.0), spent, rounds
-    )  # fmt: skip
+    return Programmed(done & ~unreachable, unreachable, stuck, torch.where(wanted, g - target, 0.0), spent, rounds)
 
 
 _MEDIAN_TO_STD = 1.4826 / 2**0.5

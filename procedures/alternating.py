@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from procedures.fits import BranchFit, Floats
 
-__all__ = ["LAG_PAIRS", "AlternatingFit", "AlternatingSums", "fit_alternating", "noise"]
+__all__ = ["BLOCKS", "AlternatingFit", "AlternatingSums", "fit_alternating", "noise"]
 
-LAG_PAIRS = 32
-"""Pairs between the readings whose difference tells pulse noise from read noise where the latter dominates."""
+BLOCKS = (32, 256)
+"""Pairs averaged before differences are taken, to tell pulse noise from read noise where the latter dominates."""
 
 _GROUP = 1024
 """Cells whose readings are in float64 at a time."""
@@ -33,16 +33,36 @@ _GROUP = 1024
 _ROWS = ("x", "x1", "u", "d", "uu", "dd", "ud", "xx")
 
 
+@dataclass
+class _Spread:
+    """Differences of neighbouring block means, [cell] each."""
+
+    total: Floats
+    square: Floats
+    count: int = 0
+
+    def plus(self, other: _Spread) -> _Spread:
+        return _Spread(self.total + other.total, self.square + other.square, self.count + other.count)
+
+    def variance(self) -> Floats:
+        """About their mean, since a cell may still be drifting."""
+        spread = self.square / self.count - (self.total / self.count) ** 2
+        result: Floats = np.maximum(spread, 0) * self.count / (self.count - 1)
+        return result
+
+
 class AlternatingSums:
     """Sums over pairs, per cell. They are kept relative to an origin near the readings, so that nothing cancels."""
 
-    def __init__(self, first: Floats) -> None:
-        """first: the reading [cell] before the first pair, siemens; ``origin`` of the sums is there."""
+    def __init__(self, first: Floats, averages: int = 1) -> None:
+        """first: the mean of ``averages`` readings [cell] before the first pair, siemens; the sums' origin is there."""
         self.origin = first.astype(np.float64)
         self.last = np.zeros_like(self.origin)
         self.pairs = 0
+        self.end_readings = 2 / averages
+        """Variance of what the readings at both ends add to the sum of all steps, in variances of one reading."""
         self.sums = {name: np.zeros_like(self.origin) for name in _ROWS}
-        self.lag_sum, self.lag_square, self.lags = np.zeros_like(self.origin), np.zeros_like(self.origin), 0
+        self.blocks = {size: _Spread(np.zeros_like(self.origin), np.zeros_like(self.origin)) for size in BLOCKS}
 
     def add(self, y: NDArray[np.floating[Any]]) -> None:
         """y: [cell read], a reading after every pulse of whole pairs, up first; siemens."""
@@ -50,7 +70,8 @@ class AlternatingSums:
             group = slice(start, start + _GROUP)
             self._add(y[group].astype(np.float64) - self.origin[group, None], group)
         self.pairs += y.shape[1] // 2
-        self.lags += y.shape[1] // (2 * LAG_PAIRS)
+        for size, spread in self.blocks.items():
+            spread.count += max(0, y.shape[1] // (2 * size) - 1)
 
     def _add(self, y: Floats, group: slice) -> None:
         before = np.concatenate([self.last[group, None], y[:, 1:-1:2]], axis=1)
@@ -59,17 +80,25 @@ class AlternatingSums:
         values = (before, between, up, down, up * up, down * down, up * down, before * before)
         for name, value in zip(_ROWS, values, strict=True):
             self.sums[name][group] += value.sum(axis=1)
-        steps = np.diff(np.concatenate([before[:, :1], after], axis=1)[:, ::LAG_PAIRS], axis=1)
-        self.lag_sum[group] += steps.sum(axis=1)
-        self.lag_square[group] += (steps**2).sum(axis=1)
+        for size, spread in self.blocks.items():
+            whole = y.shape[1] // (2 * size)
+            if whole < 2:
+                continue
+            steps = np.diff(y[:, : 2 * size * whole].reshape(len(y), whole, -1).mean(axis=2), axis=1)
+            spread.total[group] += steps.sum(axis=1)
+            spread.square[group] += (steps**2).sum(axis=1)
         self.last[group] = y[:, -1]
+
+    def finish(self, last: Floats) -> None:
+        """The mean of as many readings [cell] after the last pair, siemens, in place of the last single one."""
+        self.last = last - self.origin
 
     def about(self, origin: Floats) -> AlternatingSums:
         """The same sums with another origin."""
         moved = AlternatingSums(origin)
         by = self.origin - origin
-        moved.pairs, moved.lags, moved.lag_sum, moved.lag_square = self.pairs, self.lags, self.lag_sum, self.lag_square
-        moved.last = self.last
+        moved.pairs, moved.blocks = self.pairs, self.blocks
+        moved.last, moved.end_readings = self.last, self.end_readings
         moved.sums = dict(self.sums)
         moved.sums["xx"] = self.sums["xx"] + 2 * by * self.sums["x"] + self.pairs * by**2
         moved.sums["x"], moved.sums["x1"] = (self.sums[name] + self.pairs * by for name in ("x", "x1"))
@@ -80,9 +109,9 @@ class AlternatingSums:
         other = other.about(self.origin)
         both = AlternatingSums(self.origin)
         both.last = self.last + other.last
-        both.pairs, both.lags = self.pairs + other.pairs, self.lags + other.lags
+        both.pairs, both.end_readings = self.pairs + other.pairs, self.end_readings + other.end_readings
         both.sums = {name: self.sums[name] + other.sums[name] for name in _ROWS}
-        both.lag_sum, both.lag_square = self.lag_sum + other.lag_sum, self.lag_square + other.lag_square
+        both.blocks = {size: self.blocks[size].plus(other.blocks[size]) for size in BLOCKS}
         return both
 
     def mean(self, name: str) -> Floats:
@@ -106,8 +135,8 @@ def noise(sums: AlternatingSums, s_up: Floats, s_down: Floats, idle_var: Floats,
     """Q+ + Q- (variance of a pair of pulses), its standard error, and the variance of a reading; each [cell].
 
     A reading enters two neighbouring steps with opposite signs, so their covariance gives its variance, to be averaged
-    with ``idle_var``, the one of readings without pulses. Where readings dominate the steps, the difference over
-    LAG_PAIRS pairs gives the pulses' noise.
+    with ``idle_var``, the one of readings without pulses. Where readings dominate single steps, differences of block
+    means give the pulses' noise. The first is unbiased and may come out negative.
     """
     p = sums.pairs
     var_u = np.maximum(sums.mean("uu") - sums.mean("u") ** 2, 0)
@@ -126,15 +155,29 @@ def noise(sums: AlternatingSums, s_up: Floats, s_down: Floats, idle_var: Floats,
     # Multiplying s^2 var_x: what the cell's wandering about its symmetry point adds to the spread of its steps.
     near = var_u + var_d - 4 * read_var - (s_up**2 + s_down**2) * var_x
     error_near = 2 * (var_u**2 + var_d**2) / p + 16 * error_read
-    if sums.lags < 8:
-        return np.maximum(near, 0), np.sqrt(error_near), read_var
-    rho = np.clip((1 - s_up) * (1 - s_down), 0, 1 - 1e-9)
-    gain = 2 * (1 - rho**LAG_PAIRS) / (1 - rho**2)
-    var_lag = np.maximum(sums.lag_square / sums.lags - (sums.lag_sum / sums.lags) ** 2, 0) * sums.lags / (sums.lags - 1)
-    far = (var_lag - 2 * read_var) / gain
-    error_far = (2 * var_lag**2 / sums.lags + 4 * error_read) / gain**2
-    pick = error_near <= error_far
-    return np.maximum(np.where(pick, near, far), 0), np.sqrt(np.where(pick, error_near, error_far)), read_var
+    rho = np.clip((1 - s_up) * (1 - s_down), 0, 1 - 1e-6)
+    best, error = near, error_near
+    for size, spread in sums.blocks.items():
+        if spread.count < 8:
+            continue
+        gain, variance = _block_gain(rho, size), spread.variance()
+        far = (variance - read_var / size) / gain
+        # 3: neighbouring differences share a block, and are correlated.
+        error_far = (3 * variance**2 / spread.count + error_read / size**2) / gain**2
+        better = error_far < error
+        best, error = np.where(better, far, best), np.where(better, error_far, error)
+    return best, np.sqrt(error), read_var
+
+
+def _block_gain(rho: Floats, size: int) -> Floats:
+    """Variance of the difference of two neighbouring means over ``size`` pairs, for unit noise per pair; rho: what is left
+    of a deviation after a pair."""
+    k = 1 - rho
+    kept = -np.expm1(size * np.log(np.maximum(rho, 1e-300)))
+    mean = (size + 2 * rho * (size * k - kept) / k**2) / size**2
+    neighbour = rho * (kept / k) ** 2 / size**2
+    result: Floats = 2 * (mean - neighbour) / (1 - rho**2)
+    return result
 
 
 def fit_alternating(
@@ -145,7 +188,7 @@ def fit_alternating(
     total = np.where(np.abs(total) < 1e-12, 1e-12, total)
     sp = (up.s * sums.mean("x") + down.s * sums.mean("x1") + sums.last / p) / total
     off_x, off_x1 = sums.mean("x") - sp, sums.mean("x1") - sp
-    variance = pair_var / p + read_var * (2 / p**2 + (up.s**2 + down.s**2) / p) + off_x**2 * up.var_s + off_x1**2 * down.var_s
+    variance = pair_var / p + read_var * (sums.end_readings / p**2 + (up.s**2 + down.s**2) / p) + off_x**2 * up.var_s + off_x1**2 * down.var_s
     step = (sums.mean("u") + up.s * off_x - sums.mean("d") - down.s * off_x1) / 2
     # A cell's two noises enter F* as (s- up - s+ down) / (s+ + s-).
     shares = (up.s**2 + down.s**2) / total**2

@@ -8,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from procedures.alternating import fit_alternating, noise
-from procedures.fits import BranchFit, Floats, end_of_range, fit_branch, symmetry_point
+from procedures.fits import BranchFit, Floats, end_of_range, fit_branch, shrunk, step_at_symmetry_point, symmetry_point
 from procedures.protocol import Plan, RawCells
 
 __all__ = ["CellEstimates", "evaluate"]
 
 _GROUP = 2048
 """Cells fitted at a time: their readings are in float64."""
+
+_GRAIN = 2.0**-24
+"""Relative grain of a reading in float32."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
     zero = np.zeros(len(moves))
     up, down = _branches(raw, moves, plan, idle_var, zero)
     both = raw.below.sums + raw.above.sums
-    pair_var, pair_var_se, read_var = noise(both, np.maximum(up.s, 0), np.maximum(down.s, 0), idle_var, freedom)
+    raw_pair_var, pair_var_se, read_var = noise(both, np.maximum(up.s, 0), np.maximum(down.s, 0), idle_var, freedom)
+    # Noise scales with the step, and is alike in all cells once divided by it.
+    rough = step_at_symmetry_point(up, down)[0] ** 2 + 1e-300
+    pair_var = np.maximum(shrunk(raw_pair_var / rough, pair_var_se / rough) * rough, 0)
     up, down = _branches(raw, moves, plan, read_var, pair_var / 2)
 
     fit = fit_alternating(both, up, down, pair_var, read_var)
@@ -48,13 +54,19 @@ def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
     high, high_se = end_of_range(up, down)
     low, low_se = end_of_range(down, up)
     g_max, g_min = origin + high, origin - low
-    span, step = g_max - g_min, fit.step
+    high_se, low_se = np.hypot(high_se, _GRAIN * g_max), np.hypot(low_se, _GRAIN * g_min)
+    span, slopes = g_max - g_min, up.s + down.s
+    from_branches, branch_var, with_slopes = step_at_symmetry_point(up, down)
+    # Single steps tell the step without a model, unless readings drown them.
+    drowned = fit.step_se > np.maximum(2 * np.sqrt(branch_var), 0.02 * np.abs(fit.step))
+    step, step_var = np.where(drowned, from_branches, fit.step), np.where(drowned, branch_var, fit.step_se**2)
     size = np.maximum(np.abs(step), 1e-300)
-    span_var, relative = high_se**2 + low_se**2, fit.step_se / size
-    slopes = up.s + down.s
+    span_var, relative = high_se**2 + low_se**2, np.sqrt(step_var) / size
+    slope_part = (up.var_s + down.var_s) / np.maximum(slopes**2, 1e-300)
+    a_var = slope_part + relative**2 - np.where(drowned, 2 * with_slopes / (slopes * size), 0)
     states, asymmetry = span / size, slopes / (2 * size)
     skew = (g_max - fit.sp) / span
-    pulse_noise = np.sqrt(pair_var / 2)
+    pulse_noise = np.sqrt(np.maximum(raw_pair_var, 0) / 2)
     read_noise = np.sqrt(read_var)
     lost = (raw.above.before - raw.above.after) - (raw.below.before - raw.below.after)
     values = {
@@ -66,9 +78,9 @@ def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
     # Of a noise without a sign: the error of a root, or the root of the error where the noise is lost in it.
     pulse_se = np.minimum(pair_var_se / 4 / np.maximum(pulse_noise, 1e-300), np.sqrt(pair_var_se / 2))
     errors = {
-        "g_min": low_se, "g_max": high_se, "g_sp": fit.sp_se, "step": fit.step_se,
+        "g_min": low_se, "g_max": high_se, "g_sp": fit.sp_se, "step": np.sqrt(step_var),
         "slope_up": np.sqrt(up.var_s), "slope_down": np.sqrt(down.var_s),
-        "asymmetry": np.hypot(np.sqrt(up.var_s + down.var_s) / (2 * size), asymmetry * relative),
+        "asymmetry": np.abs(asymmetry) * np.sqrt(np.maximum(a_var, 0)),
         "states": np.hypot(np.sqrt(span_var) / size, states * relative),
         "sp_skew": np.sqrt(fit.sp_se**2 + ((1 - skew) * high_se) ** 2 + (skew * low_se) ** 2) / span,
         "noise_to_step": np.hypot(pulse_se / size, pulse_noise / size * relative),

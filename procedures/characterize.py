@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 
-_LEAST = 64
-"""Pulses of a branch, however few states."""
+_LEAST = 100
+"""Pulses of a branch, however few states; four times as many alternating ones."""
 
 _BRANCH_BYTES = 2**28
 """Readings of all branches of the cells measured together."""
@@ -138,7 +138,7 @@ def _plan(surface: Surface, config: CharacterizeConfig) -> Plan:
     states = max(nominal.states) if isinstance(nominal.states, tuple) else nominal.states
     branch = config.branch_pulses or max(_LEAST, round(2 * states))
     reads = min(config.branch_reads, branch)
-    pairs = (config.alternating_pulses or max(2 * _LEAST, round(5 * states))) // 2
+    pairs = (config.alternating_pulses or max(4 * _LEAST, round(5 * states))) // 2
     span = nominal.g_max_siemens - nominal.g_min_siemens
     return Plan(
         config.cycles, reads, -(-branch // reads), pairs // 2, pairs - pairs // 2, config.idle_reads, config.idle_s,

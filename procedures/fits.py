@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BranchFit", "Floats", "end_of_range", "fit_branch", "symmetry_point"]
+__all__ = ["BranchFit", "Floats", "end_of_range", "fit_branch", "shrunk", "step_at_symmetry_point", "symmetry_point"]
 
 Floats = NDArray[np.float64]
 
@@ -72,14 +72,11 @@ def fit_branch(y: Floats, pulses: int, read_var: Floats, pulse_var: Floats) -> B
     cycles = y.shape[1]
     reached = y[:, :, -1].mean(axis=1)
     reached_se = np.sqrt(y[:, :, -1].var(axis=1, ddof=1) / cycles)
-    predicted = y[:, :, 0]
-    for _ in range(y.shape[2] - 1):
-        predicted = line.a[:, None] + line.phi[:, None] * predicted
-    short = predicted.mean(axis=1) - reached
-    span = y[:, :, -1].mean(axis=1) - y[:, :, 0].min(axis=1)
-    blur = 4 * np.hypot(np.minimum(line.fixed_point()[1], np.abs(span)), reached_se)
-    clipped = short > np.maximum(0.01 * np.abs(span), blur)
-    keep = np.where(clipped[:, None], safe, True)
+    span = reached - y[:, :, 0].min(axis=1)
+    predicted, predicted_var = _last(line, y)
+    blur = 4 * np.sqrt(predicted_var + reached_se**2)
+    clipped = predicted - reached > np.maximum(0.01 * np.abs(span), blur)
+    keep = np.where(clipped[:, None, None], safe, True)
     if not clipped.all():
         line = _fit_line(y, keep, read_var, pulse_var * pulses)
     end, end_se = line.fixed_point()
@@ -94,6 +91,16 @@ def symmetry_point(up: BranchFit, down: BranchFit) -> tuple[Floats, Floats]:
     return w, np.sqrt(np.maximum(variance, 0)) / np.abs(total)
 
 
+def step_at_symmetry_point(up: BranchFit, down: BranchFit) -> tuple[Floats, Floats, Floats]:
+    """F* = (D+ s- + D- s+) / (s+ + s-), its variance, and its covariance with s+ + s-; ``down`` fitted to mirrored curves."""
+    total = _away_from_zero(up.s + down.s)
+    w = (up.d - down.d) / total
+    a, b = down.s / total, up.s / total
+    variance = a**2 * (up.var_d - 2 * w * up.cov_ds + w**2 * up.var_s)
+    variance += b**2 * (down.var_d + 2 * w * down.cov_ds + w**2 * down.var_s)
+    return a * up.d + b * down.d, np.maximum(variance, 0), a * (up.cov_ds - w * up.var_s) + b * (down.cov_ds + w * down.var_s)
+
+
 def end_of_range(fit: BranchFit, other: BranchFit) -> tuple[Floats, Floats]:
     """Where the range ends on this side, and its standard error; ``other`` is the fit of the opposite, mirrored side.
 
@@ -104,25 +111,30 @@ def end_of_range(fit: BranchFit, other: BranchFit) -> tuple[Floats, Floats]:
     beyond = fit.end - fit.reached
     soft = ~fit.clipped & (fit.end_se < 0.05 * (span + np.abs(beyond))) & (beyond < span) & (fit.s > 0)
     open_end = ~fit.clipped & ~soft
-    unknown = np.where(fit.s > 0, np.minimum(np.abs(beyond), span), span)
+    unknown = np.where(fit.s > 0, np.hypot(beyond, fit.end_se), 10 * span)
     error = np.where(soft, fit.end_se, np.where(open_end, np.maximum(fit.reached_se, unknown), fit.reached_se))
     return np.where(soft, fit.end, fit.reached), error
 
 
 def _safe_samples(y: Floats) -> NDArray[np.bool_]:
-    """bool [cell read]: increments that a hard bound at the end of the branch cannot have cut, judged by the mean curve."""
+    """bool [cell cycle read]: increments that a hard bound at the end of the branch cannot have cut, by the mean curve."""
     later = y[:, 1:] if y.shape[1] > 2 else y
     mean, scatter = later.mean(axis=1), later.std(axis=1, ddof=1)
     left = mean[:, -1:] - mean[:, 1:]
     safe = left > 0.5 * np.diff(mean, axis=1) + 3 * scatter[:, 1:]
-    few = safe[:, 1:].sum(axis=1) < 4
-    safe[few] = True
-    return safe
+    safe[safe[:, 1:].sum(axis=1) < 4] = True
+    all_safe = np.repeat(safe[:, None, :], y.shape[1], axis=1)
+    # The first branch starts wherever the cell was: it reaches the bound sooner.
+    ahead = (mean[:, :-1] < y[:, :1, 0]).sum(axis=1)
+    place = np.arange(safe.shape[1]) + ahead[:, None]
+    inside = place < safe.shape[1]
+    all_safe[:, 0] = inside & np.take_along_axis(safe, np.where(inside, place, 0), axis=1)
+    return all_safe
 
 
 def _fit_line(y: Floats, keep: NDArray[np.bool_], read_var: Floats, process_var: Floats) -> _Line:
     before, after = y[:, :, :-1], y[:, :, 1:]
-    weight = np.broadcast_to(keep[:, None, :], before.shape).astype(np.float64)
+    weight = np.broadcast_to(keep, before.shape).astype(np.float64)
     a, phi = _solve(before, before, after, weight)
     phi = np.clip(phi, 0.0, 1.0)
     a = _mean(after, weight) - phi * _mean(before, weight)
@@ -135,6 +147,14 @@ def _fit_line(y: Floats, keep: NDArray[np.bool_], read_var: Floats, process_var:
         weight[:, :, 0] = 0
     a, phi = _solve(curve, before, after, weight)
     return _Line(a, phi, *_covariance(a, phi, curve, before, after, weight, read_var, process_var))
+
+
+def _last(line: _Line, y: Floats) -> tuple[Floats, Floats]:
+    """Where branches from y_0 end by the fit, the mean over cycles and its variance, [cell]."""
+    end, by_a, by_phi = y[:, :, 0].mean(axis=1), np.zeros_like(line.a), np.zeros_like(line.a)
+    for _ in range(y.shape[2] - 1):
+        by_a, by_phi, end = 1 + line.phi * by_a, end + line.phi * by_phi, line.a + line.phi * end
+    return end, np.maximum(by_a**2 * line.var_a + 2 * by_a * by_phi * line.cov + by_phi**2 * line.var_phi, 0)
 
 
 def _mean(x: Floats, weight: Floats) -> Floats:
@@ -187,6 +207,20 @@ def _per_pulse(line: _Line, pulses: int) -> tuple[Floats, Floats, Floats, Floats
     d_phi = line.a * dh
     var_d = h**2 * line.var_a + 2 * h * d_phi * line.cov + d_phi**2 * line.var_phi
     return line.a * h, s, np.maximum(var_d, 0), ds**2 * line.var_phi, ds * (h * line.cov + d_phi * line.var_phi)
+
+
+def shrunk(value: Floats, error: Floats) -> Floats:
+    """Noisy values drawn towards their median, as far as their scatter is explained by their errors; all [cell].
+
+    For variances, whose own errors would make the bars computed from them too short in every other cell.
+    """
+    if len(value) < 3:
+        return value
+    middle = np.median(value)
+    scatter = (1.4826 * np.median(np.abs(value - middle))) ** 2
+    between = max(float(scatter - np.median(error) ** 2), 0.0)
+    trust = between / np.maximum(between + error**2, 1e-300)
+    return middle + trust * (value - middle)
 
 
 def _away_from_zero(x: Floats) -> Floats:

@@ -40,7 +40,12 @@ class Plan:
     @property
     def pulses(self) -> int:
         """Per cell that responds."""
-        return (2 * self.cycles + 1) * self.reads * self.every + 4 * (self.settle_pairs + self.pairs)
+        return (2 * self.cycles + 1) * self.reads * self.every + 2 * self.inward + 4 * (self.settle_pairs + self.pairs)
+
+    @property
+    def inward(self) -> int:
+        """Pulses away from an end before alternating pulses start there, so that a hard bound cuts none of them."""
+        return max(1, self.reads * self.every // 20)
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,10 @@ def run_protocol(backend: ArrayBackend, mask: Tensor, shape: PulseShape, plan: P
     origin = (top + bottom) / 2
     alive = mask.clone()
     alive[mask] = torch.from_numpy(moves)
-    below = _from_end(backend, alive, shape, plan)
+    below = _from_end(backend, alive, shape, plan, 1)
     for _ in _branch(backend, alive, shape, plan, 1):
         pass
-    above = _from_end(backend, alive, shape, plan)
+    above = _from_end(backend, alive, shape, plan, -1)
     up, down = (np.ascontiguousarray(reads[side].transpose(1, 0, 2)) for side in (0, 1))
     return RawCells(up, down, moves, origin, below, above)
 
@@ -127,20 +132,22 @@ def _branch(backend: ArrayBackend, mask: Tensor, shape: PulseShape, plan: Plan, 
         yield backend.trace(signs, mask, shape, plan.every)[mask].numpy()
 
 
-def _from_end(backend: ArrayBackend, mask: Tensor, shape: PulseShape, plan: Plan) -> EndData:
+def _from_end(backend: ArrayBackend, mask: Tensor, shape: PulseShape, plan: Plan, inward: int) -> EndData:
     before = np.stack([_read(backend, mask) for _ in range(plan.idle_reads)]).astype(np.float64)
     idle(backend, plan.idle_s)
     after = np.stack([_read(backend, mask) for _ in range(plan.idle_reads)]).astype(np.float64)
+    backend.pulse(mask.to(torch.int32) * (inward * plan.inward), shape)
     kept, pulses = [], []
     thin = max(1, (plan.settle_pairs + plan.pairs) // 200)
     done, sums = 0, None
     for pairs in (plan.settle_pairs, plan.pairs):
-        sums = AlternatingSums(_read(backend, mask).astype(np.float64))
+        sums = AlternatingSums(_read(backend, mask, plan.idle_reads).astype(np.float64), plan.idle_reads)
         for piece in alternate(backend, mask, shape, pairs):
             sums.add(piece)
             kept.append(piece[: plan.samples, 1 :: 2 * thin])
             pulses.append(done + 2 + np.arange(kept[-1].shape[1]) * 2 * thin)
             done += piece.shape[1]
+        sums.finish(_read(backend, mask, plan.idle_reads).astype(np.float64))
     assert sums is not None
     variance = (before.var(axis=0, ddof=1) + after.var(axis=0, ddof=1)) / 2
     return EndData(
@@ -148,6 +155,6 @@ def _from_end(backend: ArrayBackend, mask: Tensor, shape: PulseShape, plan: Plan
     )
 
 
-def _read(backend: ArrayBackend, mask: Tensor) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = backend.read(mask)[mask].numpy()
+def _read(backend: ArrayBackend, mask: Tensor, averages: int = 1) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = backend.read(mask, averages)[mask].numpy()
     return result

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -73,7 +74,7 @@ class EmulatedArray:
             self._cells.pulses_up = torch.zeros(arrays, rows, cols, dtype=torch.int32, device=device)
             self._cells.pulses_down = torch.zeros_like(self._cells.pulses_up)
         self._reference = torch.zeros_like(self._cells.state)
-        self._shapes: dict[PulseShape, Params] = {}
+        self._shapes: dict[PulseShape, reference.Cells] = {}
         self._noise = {kind: Stream(seed, ids, name, kind, device) for kind in ("pulse", "mvm", "read")}
         self._clock_s = torch.zeros(arrays, dtype=torch.float64, device=device)
         self._relaxed_s = torch.zeros_like(self._clock_s)
@@ -302,18 +303,14 @@ class EmulatedArray:
 
     def _with_shape(self, shape: PulseShape) -> reference.Cells:
         """The cells under this pulse shape; the nominal shape shares the stored parameters."""
-        params = self._shapes.get(shape)
-        if params is None:
-            check_per_array(shape, self._info)
-            params = self._shapes.setdefault(shape, self._scaled_params(shape))
-        if params is self._cells.params:
-            self._relax()
-            return self._cells
         self._relax()
-        c = self._cells
-        return reference.Cells(
-            c.model, c.state, params, c.c2c, c.multiplicative, c.write, c.hidden, c.pulses_up, c.pulses_down
-        )
+        cells = self._shapes.get(shape)
+        if cells is None:
+            check_per_array(shape, self._info)
+            params, c = self._scaled_params(shape), self._cells
+            cells = c if params is c.params else replace(c, params=params, views=None)
+            self._shapes[shape] = cells
+        return cells
 
     def _scaled_params(self, shape: PulseShape) -> Params:
         law, arrays = self.settings.law, self._info.arrays

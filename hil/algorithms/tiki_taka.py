@@ -58,18 +58,20 @@ class TikiTaka:
         self.tiles = {"a": a, "c": c}
         self.arrays, self.inputs, self.outputs = c.arrays, c.inputs, c.outputs
         self._a, self._c, self._rates = a, c, rates
-        self._hidden = not bool((rates.gamma != 0).any())
+        # Arrays with gamma = 0 do not read A: its noise counters must not depend on what else is in the population.
+        shown = rates.gamma != 0
+        self._hidden, self._shown = not bool(shown.any()), None if bool(shown.all()) else shown
         self._lines = c.inputs if rates.transfer == "inputs" else c.outputs
         self._samples = torch.zeros(c.arrays, dtype=torch.int64)
         self._next = torch.zeros(c.arrays, dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self._c.forward(x)
-        return y if self._hidden else y + self._rates.gamma[:, None, None] * self._a.forward(x)
+        return y if self._hidden else y + self._rates.gamma[:, None, None] * self._a.forward(x, self._shown)
 
     def backward(self, d: Tensor) -> Tensor:
         g = self._c.backward(d)
-        return g if self._hidden else g + self._rates.gamma[:, None, None] * self._a.backward(d)
+        return g if self._hidden else g + self._rates.gamma[:, None, None] * self._a.backward(d, self._shown)
 
     def step(self, x: Tensor, d: Tensor, calls: int, factor: float, active: Tensor | None) -> None:
         samples = x.shape[1] // calls

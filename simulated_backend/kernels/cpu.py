@@ -164,7 +164,9 @@ _NO_COUNT = np.zeros((1, 1, 1), dtype=np.int32)
 
 
 def _arguments(cells: Cells) -> tuple[object, ...]:
-    """What every loop takes of the cells."""
+    """What every loop takes of the cells; made once, since their tensors change in place only."""
+    if cells.views is not None:
+        return cells.views
     p = cells.params
     names = ("d_up", "s_up", "d_down", "s_down", "low", "high")
     tensors = [p[n].numpy() for n in names] + [p.get(n, p["d_up"]).numpy() for n in ("noise_up", "noise_down")]
@@ -174,7 +176,8 @@ def _arguments(cells: Cells) -> tuple[object, ...]:
     write = np.zeros_like(c2c) if cells.write is None else cells.write.numpy()
     up, down = cells.pulses_up, cells.pulses_down
     counts = (True, up.numpy(), down.numpy()) if up is not None and down is not None else (False, _NO_COUNT, _NO_COUNT)
-    return (state, hidden, tuple(tensors), c2c, write, cells.multiplicative, *counts, GAUSS_LOW, GAUSS_RISE)
+    cells.views = (state, hidden, tuple(tensors), c2c, write, cells.multiplicative, *counts, GAUSS_LOW, GAUSS_RISE)
+    return cells.views
 
 
 def _spread(cells: Cells) -> bool:

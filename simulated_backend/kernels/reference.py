@@ -42,8 +42,10 @@ class Cells:
     multiplicative: bool = True
     write: Tensor | None = None
     hidden: Tensor | None = None
-    pulses_up: Tensor | None = field(default=None)
-    pulses_down: Tensor | None = field(default=None)
+    pulses_up: Tensor | None = None
+    pulses_down: Tensor | None = None
+    views: tuple[object, ...] | None = field(default=None, repr=False)
+    """Whatever a kernel wants to keep of tensors that only ever change in place."""
 
 
 def update(cells: Cells, rows: PulseTrain, cols: PulseTrain, key: Tensor, active: Tensor | None = None) -> None:
