@@ -166,6 +166,8 @@ class Bench:
             self.ledger.board(wanted.name, inner.info)
         if self._safety is not None:
             self._safety.add(wanted.name, guarded)
+        else:
+            self._closing.callback(guarded.safe)
         return guarded
 
     def dry_runs(self) -> dict[str, DryRun]:
@@ -196,14 +198,17 @@ class Bench:
                 backend.load_state_dict(state[name])
 
     def close(self) -> None:
-        """Make every board safe and let go of it."""
-        self._closing.close()
+        """Make every board safe, then let go of it."""
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._closing.__exit__(kind, value, trace)
+        # Grounding comes first: a board that has been let go of can confirm nothing.
+        with self._closing:
+            if self._safety is not None:
+                self._safety.make_safe("" if value is None else f"{type(value).__name__}: {value}".splitlines()[0])
 
 
 def open_bench(
@@ -222,8 +227,12 @@ def open_bench(
     with ExitStack() as undo:
         undo.callback(bench.close)
         for name, board in config.boards.items():
-            plugin: BackendPlugin = find("hil.backends", board.backend)
-            settings = validated(plugin.settings, board.settings, f"boards.{name}.settings")
+            where = f"bench {config.name}: boards.{name}"
+            try:
+                plugin: BackendPlugin = find("hil.backends", board.backend)
+            except UsageError as exc:
+                raise UsageError(f"{where}.backend: {exc}") from exc
+            settings = validated(plugin.settings, board.settings, f"{where}.settings")
             entry = _Board(plugin, settings)
             bench._boards[name] = entry
             if not plugin.elastic(settings):

@@ -114,7 +114,7 @@ class Calibration:
 
     @property
     def alpha(self) -> Tensor:
-        """Asymmetry a in 1/weight times the bound b_w, dimensionless [array row col]: 0 symmetric, 1 soft bounds at +-b_w."""
+        """Asymmetry a in 1/weight times the bound b_w, [array row col]: 0 symmetric, 1 soft bounds at +-b_w."""
         return self.asymmetry * (self.siemens_per_weight * self.bound_weight)
 
     def crop(self, rows: slice, cols: slice) -> Calibration:

@@ -139,12 +139,18 @@ def validated(model: type[Model], data: Any, where: str) -> Model:
         return model.model_validate(data)
     except ValidationError as exc:
         first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        key = ".".join(str(part) for part in first["loc"] if part not in _NOT_KEYS) or "(top level)"
         what = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            what = "is missing: add it"
         if first["type"] == "extra_forbidden":
             what = f"unknown key; known here: {', '.join(_known_keys(model, first['loc']))}"
         more = f" (and {exc.error_count() - 1} more)" if exc.error_count() > 1 else ""
         raise UsageError(f"{where}: {key}: {what}{more}") from exc
+
+
+_NOT_KEYS = ("float", "tuple[float, ...]", "[key]")
+"""What pydantic puts in a location beside keys: the members of a number-or-list field, and a key's own mark."""
 
 
 def _known_keys(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
@@ -201,5 +207,5 @@ def load_bench(bench: str, changes: Sequence[str] = ()) -> BenchConfig:
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{bench}: cannot be read ({type(exc).__name__}): give a TOML bench file") from exc
     except tomllib.TOMLDecodeError as exc:
-        raise UsageError(f"{path}: is not valid TOML: {exc}") from exc
+        raise UsageError(f"{path}: is not valid TOML: {exc}: correct that line") from exc
     return validated(BenchConfig, override(data, changes), str(path))

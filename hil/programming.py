@@ -31,7 +31,8 @@ class Programmed:
     """What programming came to, all [array in out].
 
     success: read within tolerance of its target after its last pulse, and not found elsewhere since by more than read noise;
-    unreachable: the target lies outside the cell's measured range; stuck: the cell does not answer pulses;
+    unreachable: the target lies outside the cell's measured range, or the cell stopped answering on its way there;
+    stuck: the cell does not answer pulses at all;
     error_siemens: last read minus target; pulses: spent, int32; rounds: reads taken.
     """
 
@@ -79,7 +80,7 @@ def program_conductance(
     budget = (limits.max_states * states).clamp(min=4, max=2**30).to(torch.int32)
     spent = torch.zeros_like(budget)
     gain = torch.ones_like(step)
-    stuck = wanted & ~known.responds
+    halted = wanted & ~known.responds
     done = torch.zeros_like(wanted)
     first, g = tile.conductance(), tile.conductance()
     noise = (g - first).abs().flatten(1).median(dim=1).values[:, None, None] * _MEDIAN_TO_STD
@@ -89,7 +90,7 @@ def program_conductance(
     while True:
         error = goal - g
         done = wanted & (error.abs() <= torch.where(done, tolerance + 4 * noise, tolerance))
-        need = wanted & ~stuck & ~done & (spent < budget)
+        need = wanted & ~halted & ~done & (spent < budget)
         if rounds >= limits.max_rounds or not bool(need.any()):
             break
         number = _pulses_needed(tile, g, goal) * gain
@@ -105,12 +106,15 @@ def program_conductance(
         moved = (after - g) * torch.sign(error)
         heard = torch.maximum(0.25 * step, 6 * noise)
         silent = silence.listen(counts, g, after, heard)
-        stuck |= need & (silent > 0.05 * states + 20)
+        halted |= need & (silent > 0.05 * states + 20)
         many = need & (size >= 8)
         ratio = (error.abs() / moved.clamp(min=1e-15)).clamp(0.5, 2.0)
         gain = torch.where(many & (moved > heard), (gain * ratio.sqrt()).clamp(0.1, 20.0), gain)
         gain = torch.where(many & (silent * step > 4 * heard), (gain * 2).clamp(max=20.0), gain)
         g = after
+    # One that answered and then stopped has come to a bound that nobody had measured.
+    stuck = halted & ~silence.broken
+    unreachable |= halted & silence.broken
     return Programmed(done & ~unreachable, unreachable, stuck, torch.where(wanted, g - target, 0.0), spent, rounds)
 
 
@@ -124,6 +128,8 @@ class _Silence:
     def __init__(self, g: Tensor) -> None:
         self._from, self._heading = g, torch.zeros_like(g)
         self._silent = torch.zeros_like(g)
+        self.broken = torch.zeros_like(g, dtype=torch.bool)
+        """Whether a cell was ever heard."""
 
     def listen(self, counts: Tensor, before: Tensor, after: Tensor, heard: Tensor) -> Tensor:
         """Account for ``counts`` between two readings; returns pulses without an answer, float32 [array in out]."""
@@ -135,6 +141,7 @@ class _Silence:
         answered = (heading != 0) & ((after - self._from) * heading > heard)
         self._from = torch.where(answered, after, self._from)
         self._silent = torch.where(answered, 0.0, self._silent)
+        self.broken |= answered
         return self._silent
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from procedures.fits import BranchFit, Floats
 
-__all__ = ["BLOCKS", "AlternatingFit", "AlternatingSums", "fit_alternating", "noise"]
+__all__ = ["BLOCKS", "AlternatingFit", "AlternatingSums", "PulseNoise", "fit_alternating", "noise"]
 
 BLOCKS = (32, 256)
 """Pairs averaged before differences are taken, to tell pulse noise from read noise where the latter dominates."""
@@ -131,12 +131,24 @@ class AlternatingFit:
     step_se: Floats
 
 
-def noise(sums: AlternatingSums, s_up: Floats, s_down: Floats, idle_var: Floats, idle_freedom: int) -> tuple[Floats, Floats, Floats]:
-    """Q+ + Q- (variance of a pair of pulses), its standard error, and the variance of a reading; each [cell].
+@dataclass(frozen=True)
+class PulseNoise:
+    """Per cell, [cell], siemens squared."""
+
+    pair_var: Floats
+    """Q+ + Q-: what a pair of pulses adds to the variance of G; unbiased, and may come out negative."""
+    pair_var_se: Floats
+    read_var: Floats
+    """Variance of a single reading."""
+    read_var_se: Floats
+
+
+def noise(sums: AlternatingSums, s_up: Floats, s_down: Floats, idle_var: Floats, idle_freedom: int) -> PulseNoise:
+    """Tell the noise of pulses from that of readings. idle_var: variance of readings without pulses, [cell].
 
     A reading enters two neighbouring steps with opposite signs, so their covariance gives its variance, to be averaged
-    with ``idle_var``, the one of readings without pulses. Where readings dominate single steps, differences of block
-    means give the pulses' noise. The first is unbiased and may come out negative.
+    with ``idle_var`` (of idle_freedom degrees of freedom). Where readings dominate single steps, differences of block
+    means give the pulses' noise.
     """
     p = sums.pairs
     var_u = np.maximum(sums.mean("uu") - sums.mean("u") ** 2, 0)
@@ -166,7 +178,7 @@ def noise(sums: AlternatingSums, s_up: Floats, s_down: Floats, idle_var: Floats,
         error_far = (3 * variance**2 / spread.count + error_read / size**2) / gain**2
         better = error_far < error
         best, error = np.where(better, far, best), np.where(better, error_far, error)
-    return best, np.sqrt(error), read_var
+    return PulseNoise(best, np.sqrt(error), read_var, np.sqrt(error_read))
 
 
 def _block_gain(rho: Floats, size: int) -> Floats:
@@ -188,9 +200,10 @@ def fit_alternating(
     total = np.where(np.abs(total) < 1e-12, 1e-12, total)
     sp = (up.s * sums.mean("x") + down.s * sums.mean("x1") + sums.last / p) / total
     off_x, off_x1 = sums.mean("x") - sp, sums.mean("x1") - sp
-    variance = pair_var / p + read_var * (sums.end_readings / p**2 + (up.s**2 + down.s**2) / p) + off_x**2 * up.var_s + off_x1**2 * down.var_s
+    by_slopes = off_x**2 * up.var_s + off_x1**2 * down.var_s
+    variance = pair_var / p + read_var * (sums.end_readings / p**2 + (up.s**2 + down.s**2) / p) + by_slopes
     step = (sums.mean("u") + up.s * off_x - sums.mean("d") - down.s * off_x1) / 2
     # A cell's two noises enter F* as (s- up - s+ down) / (s+ + s-).
     shares = (up.s**2 + down.s**2) / total**2
-    step_var = shares * pair_var / (2 * p) + 2 * read_var / p + (off_x**2 * up.var_s + off_x1**2 * down.var_s) / 4
+    step_var = shares * pair_var / (2 * p) + 2 * read_var / p + by_slopes / 4
     return AlternatingFit(sums.origin + sp, np.sqrt(variance) / np.abs(total), step, np.sqrt(step_var))

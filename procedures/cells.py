@@ -31,6 +31,7 @@ class CellEstimates:
     errors: dict[str, Floats]
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
     """Estimates for the cells with ``raw.moves``."""
     moves = np.flatnonzero(raw.moves)
@@ -41,10 +42,11 @@ def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
     zero = np.zeros(len(moves))
     up, down = _branches(raw, moves, plan, idle_var, zero)
     both = raw.below.sums + raw.above.sums
-    raw_pair_var, pair_var_se, read_var = noise(both, np.maximum(up.s, 0), np.maximum(down.s, 0), idle_var, freedom)
+    seen = noise(both, np.maximum(up.s, 0), np.maximum(down.s, 0), idle_var, freedom)
+    read_var = seen.read_var
     # Noise scales with the step, and is alike in all cells once divided by it.
     rough = step_at_symmetry_point(up, down)[0] ** 2 + 1e-300
-    pair_var = np.maximum(shrunk(raw_pair_var / rough, pair_var_se / rough) * rough, 0)
+    pair_var = np.maximum(shrunk(seen.pair_var / rough, seen.pair_var_se / rough) * rough, 0)
     up, down = _branches(raw, moves, plan, read_var, pair_var / 2)
 
     fit = fit_alternating(both, up, down, pair_var, read_var)
@@ -66,7 +68,7 @@ def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
     a_var = slope_part + relative**2 - np.where(drowned, 2 * with_slopes / (slopes * size), 0)
     states, asymmetry = span / size, slopes / (2 * size)
     skew = (g_max - fit.sp) / span
-    pulse_noise = np.sqrt(np.maximum(raw_pair_var, 0) / 2)
+    pulse_noise = np.sqrt(np.maximum(seen.pair_var, 0) / 2)
     read_noise = np.sqrt(read_var)
     lost = (raw.above.before - raw.above.after) - (raw.below.before - raw.below.after)
     values = {
@@ -76,7 +78,7 @@ def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
         "ends_z": (ends[0].sp - ends[1].sp) / np.hypot(ends[0].sp_se, ends[1].sp_se), "forgotten": lost / span,
     }  # fmt: skip
     # Of a noise without a sign: the error of a root, or the root of the error where the noise is lost in it.
-    pulse_se = np.minimum(pair_var_se / 4 / np.maximum(pulse_noise, 1e-300), np.sqrt(pair_var_se / 2))
+    pulse_se = np.minimum(seen.pair_var_se / 4 / np.maximum(pulse_noise, 1e-300), np.sqrt(seen.pair_var_se / 2))
     errors = {
         "g_min": low_se, "g_max": high_se, "g_sp": fit.sp_se, "step": np.sqrt(step_var),
         "slope_up": np.sqrt(up.var_s), "slope_down": np.sqrt(down.var_s),
@@ -84,7 +86,7 @@ def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
         "states": np.hypot(np.sqrt(span_var) / size, states * relative),
         "sp_skew": np.sqrt(fit.sp_se**2 + ((1 - skew) * high_se) ** 2 + (skew * low_se) ** 2) / span,
         "noise_to_step": np.hypot(pulse_se / size, pulse_noise / size * relative),
-        "read_noise": read_noise / np.sqrt(2 * freedom), "sp_fit": sp_fit_se,
+        "read_noise": seen.read_var_se / (2 * np.maximum(read_noise, 1e-300)), "sp_fit": sp_fit_se,
         "forgotten": np.sqrt(4 * read_var / plan.idle_reads) / span,
     }  # fmt: skip
     return CellEstimates(values, errors)

@@ -228,12 +228,17 @@ def _silent(rest: Tensor, moves: Tensor, surface: Surface) -> Iterator[SilentCel
 
 def _extra_rows(cells: dict[str, Tensor], moves: Tensor) -> list[tuple[str, float, str, str]]:
     z, ends, lost = (cells[name][moves].double() for name in ("model_z", "ends_z", "forgotten"))
+    lost_middle = float(lost.nanmedian()) if len(lost) else float("nan")
     return [
-        ("model_z_rms", float(z.square().mean().sqrt()), "1", "(SP fitted to branches, T3, - SP measured, T4) / their error"),
-        ("model_rejected", float((z.abs() > 5).double().mean()), "1", "share of cells with |model_z| > 5: no linear-step device"),
-        ("ends_z_rms", float(ends.square().mean().sqrt()), "1", "(SP approached from below - from above) / their error"),
-        ("forgotten", float(lost.nanmedian()) if len(lost) else float("nan"), "1", "median share of the range lost while idle"),
+        ("model_z_rms", _rms(z), "1", "root mean square of (SP fitted to branches, T3, - SP measured, T4) / their error"),
+        ("model_rejected", float((z.abs() > 5).double().mean()), "1", "share of cells with |model_z| > 5: no linear step"),
+        ("ends_z_rms", _rms(ends), "1", "root mean square of (SP approached from below - from above) / their error"),
+        ("forgotten", lost_middle, "1", "median share of the range lost while idle"),
     ]
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
 
 
 def _plots(raw: RawCells, found: CellEstimates, plan: Plan, alive: Tensor) -> dict[str, np.ndarray[Any, Any]]:

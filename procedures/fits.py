@@ -55,7 +55,7 @@ class _Line:
 
     def fixed_point(self) -> tuple[Floats, Floats]:
         """A = a / (1 - phi) and its standard error."""
-        gap = _away_from_zero(1 - self.phi)
+        gap = np.where(np.abs(1 - self.phi) < 1e-12, 1e-12, 1 - self.phi)
         point = self.a / gap
         variance = (self.var_a + 2 * point * self.cov + point**2 * self.var_phi) / gap**2
         return point, np.sqrt(np.maximum(variance, 0))
@@ -92,13 +92,14 @@ def symmetry_point(up: BranchFit, down: BranchFit) -> tuple[Floats, Floats]:
 
 
 def step_at_symmetry_point(up: BranchFit, down: BranchFit) -> tuple[Floats, Floats, Floats]:
-    """F* = (D+ s- + D- s+) / (s+ + s-), its variance, and its covariance with s+ + s-; ``down`` fitted to mirrored curves."""
+    """F* = (D+ s- + D- s+) / (s+ + s-), its variance, and its covariance with s+ + s-; ``down`` was mirrored."""
     total = _away_from_zero(up.s + down.s)
     w = (up.d - down.d) / total
     a, b = down.s / total, up.s / total
     variance = a**2 * (up.var_d - 2 * w * up.cov_ds + w**2 * up.var_s)
     variance += b**2 * (down.var_d + 2 * w * down.cov_ds + w**2 * down.var_s)
-    return a * up.d + b * down.d, np.maximum(variance, 0), a * (up.cov_ds - w * up.var_s) + b * (down.cov_ds + w * down.var_s)
+    with_slopes = a * (up.cov_ds - w * up.var_s) + b * (down.cov_ds + w * down.var_s)
+    return a * up.d + b * down.d, np.maximum(variance, 0), with_slopes
 
 
 def end_of_range(fit: BranchFit, other: BranchFit) -> tuple[Floats, Floats]:
@@ -181,14 +182,18 @@ def _covariance(
     residual = (after - a[column] - phi[column] * before) * weight
     power = np.maximum((residual**2).sum(axis=(1, 2)) / np.maximum(used - 2, 1), 1e-300)
     reading = (1 + phi**2) * read_var
-    # Share of the residuals that pulses made; the rest are readings, whose correlation is known exactly.
+    # Share of the residuals that pulses made, taken as the same along the branch (near a soft bound that is too much, and
+    # the end of the range gets too large an error); the rest are readings, whose correlation is known exactly.
     share = np.clip(np.maximum(1 - reading / power, process_var / power), 0, 1)
     squares = residual**2 * (share * used / np.maximum(used - 2, 1))[column]
 
+    def of_reading(f: Floats) -> Floats:
+        """Weight of each reading: it ends one increment and starts the next."""
+        result: Floats = np.pad(f, ((0, 0), (0, 0), (1, 0))) - phi[column] * np.pad(f, ((0, 0), (0, 0), (0, 1)))
+        return result
+
     def product(f: Floats, g: Floats) -> Floats:
-        process = (squares * f * g).sum(axis=(1, 2))
-        f_read, g_read = (np.pad(x, ((0, 0), (0, 0), (1, 0))) - phi[column] * np.pad(x, ((0, 0), (0, 0), (0, 1))) for x in (f, g))
-        result: Floats = process + read_var * (f_read * g_read).sum(axis=(1, 2))
+        result: Floats = (squares * f * g).sum(axis=(1, 2)) + read_var * (of_reading(f) * of_reading(g)).sum(axis=(1, 2))
         return result
 
     return product(for_a, for_a), product(for_phi, for_phi), product(for_a, for_phi)

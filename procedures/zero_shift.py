@@ -86,7 +86,7 @@ def zero_shift(bench: Any, config: ZeroShiftConfig, ledger: Any) -> ZeroShiftRes
     for surface in bench.surfaces(widths=config.widths, size=config.size):
         known = bench.calibrations.find(surface.backend.info.serial, surface.shape)
         if known is None:
-            raise UsageError(f"{surface.name}: was not characterized under this pulse: run `hil characterize {bench.name}` first")
+            raise UsageError(f"{surface.name}: was never characterized: run `hil characterize {bench.name}` first")
         work.append((surface, known))
     results = []
     for surface, known in work:
@@ -159,16 +159,14 @@ def _track(
     mask = mask.clone()
     spent = pulses[mask].numpy()
     while len(unit):
-        room = spent + 2 <= config.max_pulses
-        pairs = min(config.segment_pairs, int((config.max_pulses - spent[room].max()) // 2)) if room.any() else 0
-        if pairs:
-            for piece in alternate(surface.backend, mask, surface.shape, pairs):
-                tracker.add((piece.astype(np.float64) - zero[:, None]) / unit[:, None])
-            spent = spent + 2 * pairs
+        pairs = min(config.segment_pairs, int(config.max_pulses - spent.max()) // 2)
+        for piece in alternate(surface.backend, mask, surface.shape, pairs):
+            tracker.add((piece.astype(np.float64) - zero[:, None]) / unit[:, None])
+        spent = spent + 2 * pairs
         w, error = tracker.estimate()
         sp[mask], se[mask] = torch.from_numpy(zero + w * unit), torch.from_numpy(error * unit)
         pulses[mask] = torch.from_numpy(spent)
-        on = (error > config.tolerance * span) & (spent + 2 <= config.max_pulses)
+        on = (error > config.tolerance * span) & (spent + 2 * _LEAST_PAIRS <= config.max_pulses)
         mask[mask.clone()] = torch.from_numpy(on)
         tracker.keep(on)
         unit, zero, span, spent = unit[on], zero[on], span[on], spent[on]
@@ -189,6 +187,8 @@ def _tracker(
     )  # fmt: skip
 
 
+_LEAST_PAIRS = 10
+"""A cell with fewer pairs left is done: cells had different numbers of pulses to mid-range."""
 _FLAT = 10.0
 """Standard deviation of the prior of a symmetry point, in ranges: no information."""
 _GRAIN = 2.0**-25
@@ -219,9 +219,11 @@ def _rows(error: Tensor, pulses: Tensor, reason: Tensor, change: Tensor) -> list
 
 def _record(ledger: Any, result: ZeroShiftSurface) -> None:
     c = result.calibration
-    payload = {"surface": result.name, "serial": c.serial, "file": str(result.path), "rows": [list(row) for row in result.rows]}
+    rows = [list(row) for row in result.rows]
+    payload = {"surface": result.name, "serial": c.serial, "file": str(result.path), "rows": rows}
     arrays = {"g_sp": c.g_sp, "g_sp_se": c.g_sp_se, "g_ref": c.g_ref, "g_min": c.g_min, "g_max": c.g_max, "no_sp": c.no_sp}
-    ledger.event("zero-shift", payload, {**arrays, "pulses": result.pulses, "reason": result.reason, "change": result.change})
+    arrays |= {"pulses": result.pulses, "reason": result.reason, "change": result.change}
+    ledger.event("zero-shift", payload, arrays)
     for name, value, unit, definition in result.rows:
         ledger.result(f"{result.name}: {name}", value, unit, definition)
 

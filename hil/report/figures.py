@@ -117,7 +117,7 @@ def draw_confusion(fig: Figure, counts: Any, classes: Sequence[str] | None = Non
     share = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
     axes = fig.add_subplot()
     shades = colormaps["Blues"].with_extremes(bad=MISSING)
-    # Mistakes are the news: a tenth of a class is as dark as it gets beside the diagonal, which is told by its numbers.
+    # Mistakes are the news: a square-root scale shows the few per cent beside the diagonal.
     image = axes.imshow(np.ma.masked_invalid(share), cmap=shades, norm=_square_root(100.0), interpolation="nearest")
     axes.grid(False)
     step = 1 if size <= 20 else -(-size // 10)

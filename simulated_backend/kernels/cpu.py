@@ -54,7 +54,7 @@ def _pulses(
     return w
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _cell(
     a: int, r: int, c: int, cols: int, n: int, up: bool, state: _F32, hidden: _F32, p: tuple[_F32, ...], c2c: np.float32,
     write: np.float32, multiplicative: bool, key0: np.uint32, key1: np.uint32, counted: bool, count_up: _I32,
@@ -65,10 +65,13 @@ def _cell(
     p: d_up s_up d_down s_down low high noise_up noise_down.
     """
     place = line_hash(key0, key1, np.uint32(r * cols + c))
-    side = 0 if up else 2
+    d_up, s_up, d_down, s_down, low, high, noise_up, noise_down = p
+    d = d_up[a, r, c] if up else d_down[a, r, c]
+    s = s_up[a, r, c] if up else s_down[a, r, c]
+    extra = np.float32(0) if multiplicative else (noise_up[a, r, c] if up else noise_down[a, r, c])
     w = _pulses(
-        hidden[a, r, c], n, up, p[side][a, r, c], p[side + 1][a, r, c], p[4][a, r, c], p[5][a, r, c], c2c,
-        p[6][a, r, c] if up else p[7][a, r, c], multiplicative, place, np.uint32(0), g_low, g_rise,
+        hidden[a, r, c], n, up, d, s, low[a, r, c], high[a, r, c], c2c, extra, multiplicative, place, np.uint32(0),
+        g_low, g_rise,
     )  # fmt: skip
     hidden[a, r, c] = w
     if write > 0:
@@ -142,13 +145,31 @@ def _trace_loops(
             for c in range(cols):
                 if not mask[a, r, c]:
                     continue
+                place = np.uint32(r * cols + c)
+                d_up, s_up, d_down, s_down = p[0][a, r, c], p[1][a, r, c], p[2][a, r, c], p[3][a, r, c]
+                low, high, extra_up, extra_down = p[4][a, r, c], p[5][a, r, c], p[6][a, r, c], p[7][a, r, c]
+                noise, scatter = c2c[a], write[a]
+                w, seen = hidden[a, r, c], state[a, r, c]
+                ups = 0
+                # The body of _cell with everything in registers: a trace is most of what characterize waits for.
                 for k in range(len(signs)):
-                    _cell(
-                        a, r, c, cols, 1, signs[k] > 0, state, hidden, p, c2c[a], write[a], multiplicative,
-                        key[a, k, 0], key[a, k, 1], counted, count_up, count_down, g_low, g_rise,
+                    up = signs[k] > 0
+                    hashed = line_hash(key[a, k, 0], key[a, k, 1], place)
+                    w = _pulses(
+                        w, 1, up, d_up if up else d_down, s_up if up else s_down, low, high, noise,
+                        extra_up if up else extra_down, multiplicative, hashed, np.uint32(0), g_low, g_rise,
                     )  # fmt: skip
+                    ups += up
+                    seen = w
+                    if scatter > 0:
+                        seen = np.float32(w + np.float32(scatter * normal(hashed, np.uint32(0xFFFFFFFF), g_low, g_rise)))
                     if (k + 1) % every == 0:
-                        out[a, r, c, k // every] = state[a, r, c]
+                        out[a, r, c, k // every] = seen
+                hidden[a, r, c] = w
+                state[a, r, c] = seen
+                if counted:
+                    count_up[a, r, c] += ups
+                    count_down[a, r, c] += len(signs) - ups
 
 
 _update_one = numba.njit(cache=True, nogil=True)(_update_loops)

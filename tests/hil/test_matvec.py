@@ -16,6 +16,7 @@ PRODUCT = {"forward": "asr,arc->asc", "backward": "asc,arc->asr"}
 def compiled():
     for direction in ("forward", "backward"):
         matvec(torch.ones(1, 1, 1), torch.ones(1, 1, 1), direction)
+        torch.einsum(PRODUCT[direction], torch.ones(1, 1, 1), torch.ones(1, 1, 1))
 
 
 def operands(arrays, samples, rows, cols, direction, seed=0, sparse=False):

@@ -8,7 +8,6 @@ for that, the assertion fails too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,12 @@ from torch import Tensor
 
 from hil.backend import PulseShape
 from hil.encoding import Stream, UpdateSettings, encode
-from simulated_backend import array as emulator
+from simulated_backend.array import KERNELS as ALL_KERNELS
 from simulated_backend.array import EmulatedArray
 from simulated_backend.devices import DeviceSettings
 from simulated_backend.settings import EmulatorSettings, PeripherySettings
 
-KERNELS = sorted(getattr(emulator, "KERNELS", ["auto"]))
+KERNELS = sorted(ALL_KERNELS)
 CLEAN: dict[str, Any] = {"dw_min_dtod": 0.0, "c2c": 0.0, "w_max_dtod": 0.0, "w_min_dtod": 0.0, "up_down_dtod": 0.0}
 ONE_SLOT = UpdateSettings(slots=1, management=False, slot_management=False)
 
@@ -54,14 +53,13 @@ class Lab:
 
     def emulate(
         self, rows: int, cols: int, *, kernel: str = "auto", arrays: int = 1, ids: Tensor | None = None, seed: int = 1,
-        name: str = "board", clean: bool = True, periphery: PeripherySettings | None = None, board: dict[str, Any] | None = None,
-        **device: Any,
+        name: str = "board", clean: bool = True, periphery: PeripherySettings | None = None,
+        board: dict[str, Any] | None = None, **device: Any,
     ) -> EmulatedArray:  # fmt: skip
         """An array of devices without spread and noise (unless ``clean`` is false), behind an ideal periphery."""
         settings = EmulatorSettings(
             device=DeviceSettings(**((CLEAN if clean else {}) | device)),
-            periphery=PeripherySettings.ideal() if periphery is None else periphery, **(board or {}),
-            **({"kernel": kernel} if "kernel" in EmulatorSettings.model_fields else {}),
+            periphery=PeripherySettings.ideal() if periphery is None else periphery, kernel=kernel, **(board or {}),
         )  # fmt: skip
         return EmulatedArray(settings, rows, cols, seed=seed, ids=torch.arange(arrays) if ids is None else ids, name=name)
 
@@ -112,17 +110,21 @@ class Lab:
         band = self.limit(figures) * float(away.std()) / math.sqrt(len(sample)) / expected
         assert 2 * band <= resolves, f"would miss a relative error of {resolves}: the band is +-{band:.3g}"
         found = float(sample.var())
-        assert abs(found / expected - 1) <= band, f"variance {found:.6g}, expected {expected:.6g}, allowed +-{band:.3g} relative"
+        assert abs(found / expected - 1) <= band, (
+            f"variance {found:.6g}, expected {expected:.6g}, allowed +-{band:.3g} relative"
+        )
 
     def rate_is(self, hits: int, draws: int, expected: float, *, resolves: float, figures: int = 1) -> None:
         """A rate of independent events; ``resolves``, absolute."""
         band = self.limit(figures) * math.sqrt(max(expected * (1 - expected), 1 / draws) / draws)
         assert 2 * band <= resolves, f"would miss an error of {resolves}: the band is +-{band:.3g}"
-        assert abs(hits / draws - expected) <= band, f"rate {hits / draws:.6g}, expected {expected:.6g}, allowed +-{band:.3g}"
+        assert abs(hits / draws - expected) <= band, (
+            f"rate {hits / draws:.6g}, expected {expected:.6g}, allowed +-{band:.3g}"
+        )
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab() -> Lab:
     """The tools, with every kernel compiled before the first test is timed."""
     made = Lab()
     for kernel in KERNELS:
@@ -133,7 +135,7 @@ def lab() -> Iterator[Lab]:
         made.driver(line)(torch.ones(1, 2))
         for direction in ("forward", "backward"):
             small.mvm(torch.ones(1, 1, 2), direction)  # type: ignore[arg-type]
-    yield made
+    return made
 
 
 @pytest.fixture(params=KERNELS)

@@ -138,6 +138,7 @@ def test_t4_transient_of_alternating_pulses(lab, kernel: str, device: str) -> No
         near(found, want, 2 * rounding(p, 2 * pairs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["soft bounds", "imbalance", "log-normal"])
 def test_t4_symmetry_point_from_both_reads_is_exact(lab, kernel: str, device: str) -> None:
     """w* = (s+ w_d + s- w_u) / (s+ + s-).
@@ -225,7 +226,15 @@ def test_t5_random_pulses_general_linear_step(lab, kernel: str) -> None:
 
     p = 0.35: mean (p D+ - (1-p) D-) / (p s+ + (1-p) s-). 12,000 cells; resolves 0.015 weight and 15 % of the variance.
     """
-    device = {"model": "linear", "slope_up": 0.5, "slope_down": 0.9, "w_max": 1.2, "w_min": -0.9, "up_down": -0.2, "dw_min": 0.04}
+    device = {
+        "model": "linear",
+        "slope_up": 0.5,
+        "slope_down": 0.9,
+        "w_max": 1.2,
+        "w_min": -0.9,
+        "up_down": -0.2,
+        "dw_min": 0.04,
+    }
     array = lab.emulate(1, N, kernel=kernel, **device)
     d, e, s, t = (float(lab.params(array)[k][0, 0, 0]) for k in ("d_up", "d_down", "s_up", "s_down"))
     random_pulses(lab, array, 0.5, 250)
@@ -270,7 +279,9 @@ def test_aggregated_pulses_additive(lab, kernel: str, sign: int) -> None:
     lab.pulse(array, sign * n)
     s, stop = step / tau, sign * tau
     lab.mean_is(lab.weight(array), stop + (start - stop) * (1 - s) ** n, resolves=0.006, figures=4)
-    lab.var_is(lab.weight(array), step**2 * sigma**2 * (1 - (1 - s) ** (2 * n)) / (1 - (1 - s) ** 2), resolves=0.15, figures=4)
+    lab.var_is(
+        lab.weight(array), step**2 * sigma**2 * (1 - (1 - s) ** (2 * n)) / (1 - (1 - s) ** 2), resolves=0.15, figures=4
+    )
 
 
 def test_noise_of_neighbouring_pulses_and_cells_is_independent(lab, kernel: str) -> None:

@@ -105,7 +105,9 @@ def test_each_sample_and_array_is_managed_by_itself() -> None:
 
 def test_deterministic_trains() -> None:
     """Inputs fire in round(p BL) evenly spread slots, outputs in the first round(p BL): floor(n_x n_d / BL) coincide."""
-    rows, cols = trains(X, D, 0.01, 0.001, UpdateSettings(slots=10, management=False, slot_management=False, kind="deterministic"))
+    rows, cols = trains(
+        X, D, 0.01, 0.001, UpdateSettings(slots=10, management=False, slot_management=False, kind="deterministic")
+    )
     spread = [[k for k in range(31) if b >> k & 1] for b in rows.bits()[0, 0].tolist()]
     assert spread == [list(range(10)), [1, 2, 4, 5, 7, 8, 9], [3, 6, 9], [9], [1, 3, 5, 7, 9], []]
     first = [[k for k in range(31) if b >> k & 1] for b in cols.bits()[0, 0].tolist()]
@@ -155,7 +157,9 @@ def test_moments_of_the_counts(lab, rate: float, settings: UpdateSettings) -> No
 
 def test_cells_correlate_through_the_line_they_share(lab) -> None:
     """Cells that share a row correlate, as in hardware; those that share no line do not. 20,000 draws, resolves 0.08."""
-    rows, cols = trains([0.6, 0.5], [0.7, 0.4], 1.0, 1.0, UpdateSettings(slots=1, management=False, slot_management=False), 20000)
+    rows, cols = trains(
+        [0.6, 0.5], [0.7, 0.4], 1.0, 1.0, UpdateSettings(slots=1, management=False, slot_management=False), 20000
+    )
     counts = coincidence_counts(rows, cols).double()
 
     def corr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -176,6 +180,7 @@ RULE = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(VECTOR, VECTOR, st.floats(1e-4, 10), RULE)
 def test_any_vectors_make_lawful_trains(x: list[float], d: list[float], rate: float, settings: UpdateSettings) -> None:
     """Bits inside the slots, silence where x or d is 0, the sign of the product, no probability outside 0 to 1."""
