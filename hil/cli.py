@@ -20,7 +20,7 @@ from hil.errors import HilError
 from hil.execute import execute, make_report, plan, resume_plan
 from hil.ledger import Ledger
 from hil.plugins import find, names
-from hil.run_views import describe, export_netcdf, list_runs, results_table, watch
+from hil.run_views import describe, export_netcdf, list_runs, plain_table, results_table, watch
 
 __all__ = ["main"]
 
@@ -66,7 +66,8 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     todo = resume_plan(args.resume) if args.resume else plan(args.verb, args.bench or "emulated", args.changes, args.runs)
     done = execute(todo)
     with Ledger.open(done.folder) as run:
-        console.print(results_table(run))
+        headline = todo.procedure.headline
+        console.print(results_table(run) if headline is None else plain_table(headline(done.result)))
         numbers = {
             name: result.value for name, result in run.results().items() if isinstance(result.value, (int, float, str))
         }

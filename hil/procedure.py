@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hil.report.section import Section
+from hil.report.section import Section, Table
 from hil.run_reader import RunReader
 
 __all__ = ["Procedure"]
@@ -28,3 +28,5 @@ class Procedure:
     """One line."""
     sections: Callable[[RunReader], list[Section]] | None = None
     """Its part of the report, from the run's record alone; None = the results say it all."""
+    headline: Callable[[Any], Table] | None = None
+    """The short table printed at the end, from the result; None = all recorded results."""

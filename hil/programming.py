@@ -86,20 +86,24 @@ def program_conductance(
     noise = (g - first).abs().flatten(1).median(dim=1).values[:, None, None] * _MEDIAN_TO_STD
     tolerance = torch.maximum(limits.tolerance_steps * step, noise)
     silence = _Silence(g)
+    # An array that is ready is left alone from then on, whatever others still need: it ends as it would by itself.
+    busy = torch.ones(tile.arrays, dtype=torch.bool)
     rounds = 2
     while True:
         error = goal - g
         done = wanted & (error.abs() <= torch.where(done, tolerance + 4 * noise, tolerance))
         need = wanted & ~halted & ~done & (spent < budget)
-        if rounds >= limits.max_rounds or not bool(need.any()):
+        busy &= need.flatten(1).any(dim=1)
+        if rounds >= limits.max_rounds or not bool(busy.any()):
             break
+        need &= busy[:, None, None]
         number = _pulses_needed(tile, g, goal) * gain
         # Far away one careful round brings the cell close; the noise of many pulses is mended by the next.
         number = torch.where(number > 8, number * 0.9, number).round().clamp(min=1)
         number = torch.minimum(number, (budget - spent).float())
         counts = torch.where(need, number * torch.sign(error), torch.zeros_like(error)).to(torch.int32)
         tile.pulse(counts)
-        after = tile.conductance()
+        after = torch.where(busy[:, None, None], tile.conductance(busy), g)
         rounds += 1
         size = counts.abs()
         spent += size

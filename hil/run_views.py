@@ -14,9 +14,10 @@ from rich.table import Table
 from hil.errors import DataError
 from hil.ledger import Ledger
 from hil.records import Result
+from hil.report.section import Table as SectionTable
 from hil.run_reader import RunReader
 
-__all__ = ["describe", "export_netcdf", "list_runs", "results_table", "watch"]
+__all__ = ["describe", "export_netcdf", "list_runs", "plain_table", "results_table", "watch"]
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -56,6 +57,14 @@ def results_table(run: RunReader) -> Table:
         value = _value(result)
         table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value), result.unit, result.description)
     return table
+
+
+def plain_table(table: SectionTable) -> Table:
+    """A table of the report, for a terminal."""
+    out = Table(*table.header, title=table.caption)
+    for row in table.rows:
+        out.add_row(*row)
+    return out
 
 
 def watch(folder: Path, wait: Callable[[], None]) -> Iterator[str]:

@@ -151,17 +151,17 @@ class Tile:
                 active,
             )
 
-    def conductance(self) -> Tensor:
-        """Conductances as ``read`` gives them, float32 [array in out] siemens."""
+    def conductance(self, active: Tensor | None = None) -> Tensor:
+        """Conductances as ``read`` gives them, float32 [array in out] siemens; inactive arrays are not read and give NaN."""
         g = torch.empty(self.arrays, self.inputs, self.outputs)
         for region in self.place.regions:
-            g[:, region.inputs, region.outputs] = self._read(region)
+            g[:, region.inputs, region.outputs] = self._read(region, active)
         return g
 
-    def _read(self, region: Region) -> Tensor:
+    def _read(self, region: Region, active: Tensor | None) -> Tensor:
         info = region.backend.info
         mask = torch.zeros(info.arrays, info.rows, info.cols, dtype=torch.bool)
-        mask[:, region.rows, region.cols] = True
+        mask[:, region.rows, region.cols] = True if active is None else active[:, None, None]
         return region.backend.read(mask, self.place.read.averages)[:, region.rows, region.cols]
 
     def weights(self) -> Tensor:

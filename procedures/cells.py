@@ -24,7 +24,7 @@ _GRAIN = 2.0**-24
 class CellEstimates:
     """Per responding cell, [cell]; ``values`` and ``errors`` by the names of hil.calibration.QUANTITIES (all but g_ref), and
 
-    sp_fit (siemens), model_z (pure number, error 1), ends_z, forgotten (share of the range lost in the idle time).
+    sp_fit (siemens), model_z, step_z, ends_z (in standard errors), forgotten (share of the range lost in the idle time).
     """
 
     values: dict[str, Floats]
@@ -75,6 +75,7 @@ def evaluate(raw: RawCells, plan: Plan) -> CellEstimates:
         "g_min": g_min, "g_max": g_max, "g_sp": fit.sp, "step": step, "slope_up": up.s, "slope_down": down.s,
         "asymmetry": asymmetry, "states": states, "sp_skew": skew, "noise_to_step": pulse_noise / size,
         "read_noise": read_noise, "sp_fit": sp_fit, "model_z": (sp_fit - fit.sp) / np.hypot(sp_fit_se, fit.sp_se),
+        "step_z": (from_branches - fit.step) / np.sqrt(branch_var + fit.step_se**2),
         "ends_z": (ends[0].sp - ends[1].sp) / np.hypot(ends[0].sp_se, ends[1].sp_se), "forgotten": lost / span,
     }  # fmt: skip
     # Of a noise without a sign: the error of a root, or the root of the error where the noise is lost in it.

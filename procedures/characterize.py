@@ -100,6 +100,8 @@ class SurfaceResult:
     sp_fit_se: Tensor
     model_z: Tensor
     """(sp_fit - g_sp) / their standard error, [array row col]; about N(0, 1) where the linear-step device holds."""
+    step_z: Tensor
+    """(step by the branches - step at the symmetry point) / their standard error, [array row col]; sees curvature."""
     ends_z: Tensor
     """(SP approached from below - from above) / their standard error, [array row col]; about N(0, 1)."""
     forgotten: Tensor
@@ -160,14 +162,14 @@ def _measure(surface: Surface, config: CharacterizeConfig, run_id: str) -> Surfa
         _scatter(cells, alive, found)
         rest = cells.setdefault("rest", torch.full(mask.shape, torch.nan))
         rest[mask] = torch.from_numpy(raw.origin.astype(np.float32))
-        if not plots and plan.samples:
+        if not plots and plan.samples and bool(alive.any()):
             plots = _plots(raw, found, plan, alive)
     calibration = _calibration(surface, config, cells, moves, plan.pulses, run_id)
     silent = tuple(_silent(cells["rest"], moves, surface))
     rows = (*calibration.summary(), *_extra_rows(cells, moves))
     return SurfaceResult(
         surface.name, surface.role, calibration, Path(), cells["sp_fit"], cells["sp_fit_se"], cells["model_z"],
-        cells["ends_z"], cells["forgotten"], cells["forgotten_se"], silent, rows, plots,
+        cells["step_z"], cells["ends_z"], cells["forgotten"], cells["forgotten_se"], silent, rows, plots,
     )  # fmt: skip
 
 
@@ -227,11 +229,13 @@ def _silent(rest: Tensor, moves: Tensor, surface: Surface) -> Iterator[SilentCel
 
 
 def _extra_rows(cells: dict[str, Tensor], moves: Tensor) -> list[tuple[str, float, str, str]]:
-    z, ends, lost = (cells[name][moves].double() for name in ("model_z", "ends_z", "forgotten"))
+    z, step_z, ends, lost = (cells[name][moves].double() for name in ("model_z", "step_z", "ends_z", "forgotten"))
+    rejected = float(((z.abs() > 5) | (step_z.abs() > 5)).double().mean())
     lost_middle = float(lost.nanmedian()) if len(lost) else float("nan")
     return [
         ("model_z_rms", _rms(z), "1", "root mean square of (SP fitted to branches, T3, - SP measured, T4) / their error"),
-        ("model_rejected", float((z.abs() > 5).double().mean()), "1", "share of cells with |model_z| > 5: no linear step"),
+        ("step_z_rms", _rms(step_z), "1", "root mean square of (step by branches - step at the SP) / their error"),
+        ("model_rejected", rejected, "1", "share of cells with |model_z| or |step_z| > 5: no linear-step device"),
         ("ends_z_rms", _rms(ends), "1", "root mean square of (SP approached from below - from above) / their error"),
         ("forgotten", lost_middle, "1", "median share of the range lost while idle"),
     ]
@@ -269,7 +273,7 @@ def _plots(raw: RawCells, found: CellEstimates, plan: Plan, alive: Tensor) -> di
 
 def _record(ledger: Any, result: SurfaceResult) -> None:
     named = {name: getattr(result.calibration, name) for name in (*QUANTITIES, "alpha", "responds", "no_sp")}
-    named |= {name: getattr(result, name) for name in ("sp_fit", "model_z", "ends_z", "forgotten")}
+    named |= {name: getattr(result, name) for name in ("sp_fit", "model_z", "step_z", "ends_z", "forgotten")}
     payload = {
         "surface": result.name, "role": result.role, "serial": result.calibration.serial, "file": str(result.path),
         "pulses": result.calibration.pulses, "silent": [vars(cell) for cell in result.silent],

@@ -12,7 +12,7 @@ from hil.bench import Bench
 from hil.datasets import load
 from hil.ledger import Ledger
 from hil.procedure import Procedure
-from hil.report.section import Section
+from hil.report.section import Section, Table
 from hil.run_reader import RunReader
 from procedures.characterize import CharacterizeConfig, characterize
 from procedures.device_report import characterize_sections, zero_shift_sections
@@ -20,7 +20,7 @@ from procedures.train import TrainConfig, TrainResult, train
 from procedures.train_report import train_sections
 from procedures.zero_shift import ZeroShiftConfig, zero_shift
 
-__all__ = ["DemoConfig", "DemoResult", "demo", "procedure"]
+__all__ = ["DemoConfig", "DemoResult", "demo", "headline", "procedure"]
 
 
 class DemoConfig(BaseModel):
@@ -76,5 +76,14 @@ def demo_sections(run: RunReader) -> list[Section]:
     return [*train_sections(run), *characterize_sections(run), *zero_shift_sections(run)]
 
 
-procedure = Procedure("demo", DemoConfig, demo, "the main job end to end on the embedded digits", demo_sections)
+def headline(result: DemoResult) -> Table:
+    """One line for each network."""
+    rows = tuple(
+        (label, f"{100 * accuracy.mean():.1f} +- {100 * accuracy.std(correction=0):.1f}")
+        for label, accuracy in result.accuracy.items()
+    )
+    return Table("Test accuracy, mean and standard deviation over the seeds", ("trained with", "accuracy (%)"), rows)
+
+
+procedure = Procedure("demo", DemoConfig, demo, "the main job end to end on the embedded digits", demo_sections, headline)
 """The entry point."""

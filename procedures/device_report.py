@@ -103,7 +103,7 @@ def _device_histograms(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
         "symmetry-point skew": arrays["sp_skew"][alive],
         "noise of a step / step": arrays["noise_to_step"][alive],
         f"step at the SP ({step[1]})": step[0] * arrays["step"][alive],
-        "forgotten while idle (% of range)": 100 * arrays["forgotten"][alive],
+        "lost while idle (% of range)": 100 * arrays["forgotten"][alive],
     }
     return [
         Figure(f"{name}-histograms", "Responding cells by what was measured; dashed: median. Skew 0.5 is a symmetry point in "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from hil.known import known_devices
 from hil.ledger import Ledger
 from hil.procedure import Procedure
 from hil.programming import ProgramLimits, Programmed, program_conductance
+from hil.records import Array
+from hil.report.figures import draw_histogram, draw_map
 from hil.report.section import Figure, Section, Table
 from hil.run_reader import RunReader
 from hil.tile import Tile
@@ -107,8 +110,6 @@ def _targets(bench: Bench, config: ProgramConfig, tile: Tile) -> Tensor:
 
 def program_sections(run: RunReader) -> list[Section]:
     """Error histogram and map of every programmed matrix."""
-    from hil.report.figures import draw_histogram, draw_map
-
     sections = []
     for event in run.events("programmed"):
         arrays = run.arrays(event.number)
@@ -117,16 +118,24 @@ def program_sections(run: RunReader) -> list[Section]:
         error = arrays["error_steps"]
         usable = ~(arrays["unreachable"] | arrays["stuck"])
         name = event.payload["matrix"]
+        histogram = partial(_draw_error, error=error[usable])
+        shown = partial(_draw_map, error=np.where(usable, error, np.nan)[0])
         figures = (
-            Figure(f"{name}-error", "Programming error of cells that can reach their target, in steps at the symmetry point.",
-                   lambda fig, e=error[usable]: draw_histogram(fig, {"error": e}, "error (steps)")),
-            Figure(f"{name}-map", "Programming error of the first array, in steps; unreachable and stuck cells in grey.",
-                   lambda fig, e=error, u=usable: draw_map(fig, np.where(u, e, np.nan)[0], "error (steps)")),
-        )  # fmt: skip
+            Figure(f"{name}-error", "Programming error of cells that can reach their target, in steps.", histogram),
+            Figure(f"{name}-map", "Programming error of the first array, in steps; unusable cells in grey.", shown),
+        )
         rows = tuple((label, str(int(arrays[label].sum()))) for label in ("success", "unreachable", "stuck"))
         table = Table("Cells by outcome", ("outcome", "cells"), rows)
         sections.append(Section(f"Programming {name}", f"{event.payload['rounds']} rounds of reads.", figures, (table,)))
     return sections
+
+
+def _draw_error(fig: Any, error: Array) -> None:
+    draw_histogram(fig, {"error": error}, "error (steps at the symmetry point)")
+
+
+def _draw_map(fig: Any, error: Array) -> None:
+    draw_map(fig, error, "error (steps)", signed=True)
 
 
 procedure = Procedure("program", ProgramConfig, program, "write a matrix by write-verify", program_sections)

@@ -38,9 +38,6 @@ class Tracker:
     pulse_var: Floats
     read_var: Floats
     """[cell], in steps squared; above 0."""
-    pulse_scale: Floats
-    """What the innovations say of pulse_var, after up and after down pulses, [2 cell]."""
-    adds: int
     innovation: Floats
     """Sum of squared innovations over their variance, [cell]."""
     count: NDArray[np.int64]
@@ -57,18 +54,17 @@ class Tracker:
         mean = np.stack([first * one, 0 * one, one])
         zero = 0 * one
         cov = np.stack([first_var * one, zero, zero, prior_w**2 * one, zero, step_var * one])
-        return cls(s_up, s_down, mean, cov, pulse_var, read_var, np.ones((2, len(first))), 0, np.zeros_like(first), np.zeros(len(first), np.int64))
+        return cls(s_up, s_down, mean, cov, pulse_var, read_var, np.zeros_like(first), np.zeros(len(first), np.int64))
 
     def add(self, y: Floats) -> None:
         """y: [cell read] after each of alternating pulses, up first, a whole number of pairs."""
         x, w, f = self.mean
         xx, xw, xf, ww, wf, ff = self.cov
-        seen = np.zeros_like(self.pulse_scale)
         for number in range(y.shape[1]):
             sign, s = (-1.0, self.s_down) if number % 2 else (1.0, self.s_up)
             keep, step = 1 - s, f - sign * s * (x - w)
             # Pulse noise grows with the step, as cycle noise does; within limits, while w is still anywhere.
-            process = self.pulse_var * self.pulse_scale[number % 2] * np.clip(step / np.maximum(f, 0.1), 0.3, 3.0) ** 2
+            process = self.pulse_var * np.clip(step / np.maximum(f, 0.1), 0.3, 3.0) ** 2
             x = x + sign * step
             # Covariances with x after the pulse, then its variance.
             xw, xf, old_w, old_f = keep * xw + s * ww + sign * wf, keep * xf + s * wf + sign * ff, xw, xf
@@ -76,17 +72,12 @@ class Tracker:
             total = xx + self.read_var
             surprise = y[:, number] - x
             gain = surprise / total
-            square = np.where(self.count >= _SKIP, (surprise * gain)[0], 1.0)
-            self.innovation += square
-            seen[number % 2] += square
+            self.innovation += np.where(self.count >= _SKIP, (surprise * gain)[0], 1.0)
             self.count += 1
             x, w, f = x + xx * gain, w + xw * gain, f + xf * gain
             ww, wf, ff = ww - xw * xw / total, wf - xw * xf / total, ff - xf * xf / total
             rest = self.read_var / total
             xx, xw, xf = xx * rest, xw * rest, xf * rest
-        # The noise need not be alike for both polarities: a running mean over the calls, in the limit of small changes.
-        self.adds += 1
-        self.pulse_scale *= 1 + (2 * seen / y.shape[1] - 1) / (self.adds + 1)
         self.mean = np.stack([x, w, f])
         self.cov = np.stack([xx, xw, xf, ww, wf, ff])
 
@@ -98,7 +89,7 @@ class Tracker:
 
     def keep(self, cells: NDArray[np.bool_]) -> None:
         """Go on with these cells only."""
-        for name in ("s_up", "s_down", "pulse_var", "pulse_scale", "read_var", "innovation", "count", "mean", "cov"):
+        for name in ("s_up", "s_down", "pulse_var", "read_var", "innovation", "count", "mean", "cov"):
             setattr(self, name, getattr(self, name)[..., cells])
 
 

@@ -27,6 +27,7 @@ from hil.nn import AnalogOptimizer, population_loss
 from hil.procedure import Procedure
 from hil.programming import ProgramLimits
 from hil.progress import progress
+from hil.report.section import Table
 from hil.tile import Tile
 from procedures.characterize import CharacterizeConfig, characterize
 from procedures.network import Network, NetworkPlan, build, initialise
@@ -34,7 +35,7 @@ from procedures.train_report import record_network, train_sections
 from procedures.training_state import Curves, Position, data_order
 from procedures.zero_shift import ZeroShiftConfig, zero_shift
 
-__all__ = ["TrainConfig", "TrainResult", "population", "procedure", "train"]
+__all__ = ["TrainConfig", "TrainResult", "headline", "population", "procedure", "train"]
 
 Grid = float | tuple[float, ...]
 _AXES = {"sgd": ("lr",), "digital": ("lr",), "tiki-taka": ("lr_a", "lr_c", "n_s", "gamma", "n_reads")}
@@ -360,5 +361,18 @@ def _tensors(state: Any) -> Any:
     return torch.tensor(state, dtype=torch.int64)
 
 
-procedure = Procedure("train", TrainConfig, train, "train a network on the bench", train_sections)
+def headline(result: TrainResult) -> Table:
+    """Accuracy of every point of the grid, best first, at most twelve."""
+    mean, spread = result.test_accuracy.mean(dim=1), result.test_accuracy.std(dim=1, correction=0)
+    order = mean.argsort(descending=True, stable=True)[:12].tolist()
+    rows = tuple(
+        (*(f"{value:g}" for value in result.points[k].values()), f"{100 * mean[k]:.2f} +- {100 * spread[k]:.2f}")
+        for k in order
+    )
+    seeds = result.test_accuracy.shape[1]
+    caption = f"{result.algorithm}: test accuracy after the last epoch, {seeds} seed(s)"
+    return Table(caption, (*result.points[0], "accuracy (%)"), rows)
+
+
+procedure = Procedure("train", TrainConfig, train, "train a network on the bench", train_sections, headline)
 """The entry point."""

@@ -31,8 +31,8 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "mo-ecram": Preset(
         {
-            "model": "linear", "dw_min": 2.8214e-4, "slope_up": 0.4152, "slope_down": 0.7342, "w_max": 1.1714, "w_min": -0.8285,
-            "c2c": 2.0,
+            "model": "linear", "dw_min": 2.8214e-4, "slope_up": 0.4152, "slope_down": 0.7342, "w_max": 1.1714,
+            "w_min": -0.8285, "c2c": 2.0,
         },
         "metal-oxide ECRAM, linear-step fit of aihwkit; bounds from its noise-free trajectory",
     ),

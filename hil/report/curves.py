@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hil.report.style import COLOURS, DASHES, GREY, MARKERS, clean, colour, nothing
+from hil.report.style import COLOURS, DASHES, GREY, MARKERS, clean, colour, few_ticks, nothing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ def draw_traces(
             axes.set_title(titles[place], fontsize=9)
         last = place + cols >= len(traces)
         axes.tick_params(labelbottom=last, labelleft=place % cols == 0)
-        _few_ticks(axes)
+        few_ticks(axes, 3 if cols > 1 else 6)
     fig.supxlabel(xlabel, fontsize=10)
     fig.supylabel(ylabel, fontsize=10)
     if fitted is not None and first is not None:
@@ -106,7 +106,7 @@ def draw_convergence(
                           marker="." if len(curve) < _FEW else "")  # fmt: skip
                 drawn += 1
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    _few_ticks(axes)
+    few_ticks(axes)
     if not drawn:
         nothing(axes)
         return
@@ -136,9 +136,3 @@ def _whole_numbers(axes: Axes) -> None:
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
-
-def _few_ticks(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=2))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=2))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hil.report.style import DASHES, MISSING, clean, colour, nothing
+from hil.report.style import DASHES, MISSING, clean, colour, few_ticks, nothing
 from hil.report.values import number
 
 if TYPE_CHECKING:
@@ -34,12 +34,13 @@ def shared_edges(groups: Sequence[Any], bins: int = 40) -> Any:
     near, far = np.percentile(together, [1, 99])
     reach = far - near
     low, high = max(together.min(), near - reach), min(together.max(), far + reach)
+    # Whole numbers get bins of the same whole width, else a comb appears that is not in the data.
+    if np.array_equal(together, np.round(together)) and max(abs(low), abs(high)) < 2**52:
+        width = max(1, int(-(-(high - low + 1) // bins)))
+        return np.arange(np.floor(low), np.ceil(high) + 1 + width, width) - 0.5
     if not high > low:
-        half = max(abs(low), 1e-300) * 0.05 if low else 0.5
+        half = 0.05 * abs(low) or 0.5
         low, high = low - half, high + half
-    # Whole numbers get bins one wide, else a comb appears that is not in the data.
-    if high - low <= bins and np.array_equal(together, np.round(together)):
-        return np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
     return np.linspace(low, high, bins + 1)
 
 
@@ -70,7 +71,7 @@ def draw_histograms(fig: Figure, panels: Mapping[str, Any], cols: int = 2, ylabe
         edges = shared_edges([values], bins)
         finite = clean(values)
         middle = float(np.median(finite)) if finite.size else None
-        _counts(axes, {"": _binned(values, edges)}, edges, xlabel, ylabel if place % cols == 0 else "", middle)
+        _counts(axes, {"": _binned(values, edges)}, edges, xlabel, ylabel if place % cols == 0 else "", middle, 4)
         if middle is not None:
             axes.set_title(f"median {number(middle, 3)}", fontsize=9, color="0.3")
 
@@ -174,17 +175,14 @@ def _binned(values: Any, edges: Any) -> Any:
     return np.histogram(np.clip(clean(values), edges[0], edges[-1]), edges)[0]
 
 
-def _counts(axes: Axes, counts: Mapping[str, Any], edges: Any, xlabel: str, ylabel: str, mark: float | None) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _counts(axes: Axes, counts: Mapping[str, Any], edges: Any, xlabel: str, ylabel: str, mark: float | None, ticks: int = 6) -> None:
     edges = np.asarray(edges, dtype=np.float64)
     total = sum(float(np.sum(values)) for values in counts.values())
     for place, (name, values) in enumerate(counts.items()):
         axes.stairs(values, edges, fill=True, color=colour(place), alpha=0.3 if len(counts) == 1 else 0.15)
         axes.stairs(values, edges, color=colour(place), linestyle=DASHES[place % len(DASHES)], label=name or None, linewidth=1.3)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=2))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=2))
+    few_ticks(axes, ticks, 5)
     axes.set_ylim(bottom=0)
     if total == 0:
         nothing(axes)

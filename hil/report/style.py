@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "DASHES", "GREY", "HALF", "MARKERS", "MISSING", "RC", "WIDE", "clean", "colour", "nothing"]
+__all__ = ["COLOURS", "DASHES", "GREY", "HALF", "MARKERS", "MISSING", "RC", "WIDE", "clean", "colour", "few_ticks", "nothing"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 """Okabe and Ito's palette, the pairs that differ most in lightness first; its yellow, unreadable on white, left out."""
@@ -55,3 +55,20 @@ def clean(values: Any) -> Any:
 def nothing(axes: Axes, text: str = "no finite values") -> None:
     """Say that there is nothing to draw."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.4")
+
+
+def few_ticks(axes: Axes, across: int = 5, up: int = 5) -> None:
+    """Round numbers, so few that they do not touch; tens of thousands as "20k"."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for axis, most in ((axes.xaxis, across), (axes.yaxis, up)):
+        axis.set_major_locator(MaxNLocator(nbins=most, steps=[1, 2, 5, 10], min_n_ticks=2))
+        if max(abs(end) for end in axis.get_view_interval()) >= 1e4:
+            axis.set_major_formatter(FuncFormatter(_thousands))
+
+
+def _thousands(value: float, _: int | None = None) -> str:
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")

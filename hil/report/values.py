@@ -38,6 +38,8 @@ def number(value: Any, digits: int = 4) -> str:
         return "–"
     if value.is_integer() and abs(value) < 1e6:
         return number(int(value))
+    if 1000 <= abs(value) < 1e6:
+        return number(round(value, digits - 1 - math.floor(math.log10(abs(value)))) if digits < 4 else round(value))
     return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}").replace("inf", "∞")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -116,8 +116,9 @@ class Desk:
         step = cells((p["d_up"] - p["s_up"] * sp) * SCALE, nominal.step_siemens)
         g_sp = cells(origin + sp * SCALE, nominal.g_sp)
         return replace(
-            nominal, g_min=cells(origin + p["low"] * SCALE, nominal.g_min), g_max=cells(origin + p["high"] * SCALE, nominal.g_max),
-            g_sp=g_sp, g_ref=g_sp if symmetric_reference else nominal.g_ref, step_siemens=step,
+            nominal, g_min=cells(origin + p["low"] * SCALE, nominal.g_min),
+            g_max=cells(origin + p["high"] * SCALE, nominal.g_max), g_sp=g_sp,
+            g_ref=g_sp if symmetric_reference else nominal.g_ref, step_siemens=step,
             slope_up=cells(p["s_up"], nominal.slope_up), slope_down=cells(p["s_down"], nominal.slope_down), responds=alive,
             step_weight=(step * alive).flatten(1).sum(dim=1) / alive.flatten(1).sum(dim=1) / SCALE, measured=True,
         )  # fmt: skip
@@ -140,7 +141,7 @@ def normal(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def desk() -> Iterator[Desk]:
+def desk() -> Desk:
     """The tools, with every compiled function compiled before the first test is timed."""
     made = Desk()
     tile = made.tile(2, 2)
@@ -149,10 +150,10 @@ def desk() -> Iterator[Desk]:
     tile.backward(x)
     tile.update(x, x, torch.full((1,), 0.01), UpdateSettings())
     tile.pulse(torch.ones(1, 2, 2, dtype=torch.int32))
-    yield made
+    return made
 
 
 @pytest.fixture(scope="session")
-def draw() -> Iterator[Any]:
+def draw() -> Callable[[tuple[int, ...], int], Tensor]:
     """Standard normal numbers: ``draw(shape, seed)``."""
-    yield normal
+    return normal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -72,7 +73,6 @@ class TestTransferMechanics:
 
     arrays = 1500
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("transfer", ["inputs", "outputs"])
     def test_which_line_and_what_value(self, desk, transfer):
         """Mean of C over replicas within dw_min sqrt(BL p (1 - p) / replicas); false alarm 1e-6; resolves half a step.
@@ -109,7 +109,8 @@ class TestTransferMechanics:
     @pytest.mark.parametrize("transfer", ["inputs", "outputs"])
     def test_value_is_exact_where_slots_follow_the_value(self, desk, transfer):
         """With slot management a line of equal values fires in all its slots: C gets exactly k steps."""
-        algorithm = tiki_taka(desk, 4, 3, transfer=transfer, model="constant", transfer_update=UpdateSettings(kind="deterministic"))
+        certain = UpdateSettings(kind="deterministic")
+        algorithm = tiki_taka(desk, 4, 3, transfer=transfer, model="constant", transfer_update=certain)
         wanted = torch.zeros(3, 4, dtype=torch.int32)
         for k in range(1, 9):
             algorithm.step(*ones(algorithm), 1, 1.0, None)
@@ -150,7 +151,8 @@ class TestTransferMechanics:
     @pytest.mark.parametrize("transfer", ["inputs", "outputs"])
     def test_transfer_reads_skip_bound_management(self, desk, transfer):
         """A line beyond full scale is moved as the saturated ADC shows it (theory 1.4)."""
-        algorithm = tiki_taka(desk, 4, 3, transfer=transfer, periphery=NOISY.model_copy(update={"out_noise": 0.0, "full_scale": 0.25}))
+        small = NOISY.model_copy(update={"out_noise": 0.0, "full_scale": 0.25})
+        algorithm = tiki_taka(desk, 4, 3, transfer=transfer, periphery=small)
         desk.put(algorithm.tiles["a"], torch.full((1, 3, 4), 0.5))
         before = desk.inside(algorithm.tiles["a"])["counter_mvm"].clone()
         algorithm.step(*ones(algorithm), 1, 0.01, None)
@@ -177,7 +179,7 @@ class TestTransferMechanics:
 class TestPopulation:
     """Every array of a population is the array alone, bit for bit, with the periphery's noise and saturation."""
 
-    rates = {
+    rates: ClassVar = {
         "lr_a": [0.01, 0.03, 0.01, 0.02], "lr_c": [0.1, 0.1, 0.5, 0.2], "n_s": [1, 2, 3, 5],
         "gamma": [0.0, 0.0, 0.3, 0.1], "n_reads": [1, 2, 1, 3],
     }  # fmt: skip
@@ -239,7 +241,9 @@ class TestBatches:
         x, d = draw((3, 12, 5), 1), draw((3, 12, 4), 2)
         result = []
         for size in (1, batch):
-            algorithm = tiki_taka(desk, 5, 4, ids, lr_a=0.01, lr_c=0.3, n_s=[2, 3, 7], n_reads=2, periphery=NOISY, clean=False)
+            algorithm = tiki_taka(
+                desk, 5, 4, ids, lr_a=0.01, lr_c=0.3, n_s=[2, 3, 7], n_reads=2, periphery=NOISY, clean=False
+            )  # fmt: skip
             learn(algorithm, x, d, size)
             result.append(inside(desk, algorithm))
         same(*result)

@@ -41,6 +41,7 @@ def assert_equal(one: Calibration, other: Calibration) -> None:
             assert getattr(other, name) == value
 
 
+@pytest.mark.slow
 def test_file_gives_back_everything(tmp_path):
     made = calibration()
     made.save(tmp_path / "new" / "a.nc")
@@ -128,6 +129,7 @@ def changed(path, **attributes):
     return path.with_name("changed.nc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
@@ -145,6 +147,7 @@ def test_file_of_another_make(tmp_path, attributes, message):
     one_line(raised)
 
 
+@pytest.mark.slow
 def test_file_without_a_quantity(tmp_path):
     calibration().save(tmp_path / "a.nc")
     with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as data:
@@ -153,6 +156,7 @@ def test_file_without_a_quantity(tmp_path):
         Calibration.load(tmp_path / "b.nc")
 
 
+@pytest.mark.slow
 def test_file_of_another_board_names_both(tmp_path):
     calibration().save(tmp_path / "a.nc")
     with pytest.raises(DataError, match=r"board-7.*board-8") as raised:
@@ -163,6 +167,7 @@ def test_file_of_another_board_names_both(tmp_path):
     one_line(raised)
 
 
+@pytest.mark.slow
 def test_file_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot save"):
@@ -174,6 +179,7 @@ def test_file_that_cannot_be_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nc", "file"]
 
 
+@pytest.mark.slow
 def test_store(tmp_path):
     store = CalibrationStore(tmp_path / "store")
     assert store.find("board-7", SHAPE) is None

@@ -132,10 +132,15 @@ class TestMistakes:
 
 class TestOverrides:
     def test_replace_add_and_type_values(self, bench):
-        config = load_bench(
-            bench(), ["read.read_v=0.1", "seed=7", "name=other", "boards.main.settings.device.dw_min=0.002", "read.averages = 4"]
-        )
-        assert (config.read.read_v, config.seed, config.name, config.read.averages) == (0.1, 7, "other", 4)
+        changes = [
+            "read.read_v=0.1",
+            "seed=7",
+            "name=new",
+            "boards.main.settings.device.dw_min=0.002",
+            "read.averages = 4",
+        ]
+        config = load_bench(bench(), changes)
+        assert (config.read.read_v, config.seed, config.name, config.read.averages) == (0.1, 7, "new", 4)
         assert config.boards["main"].settings == {"device": {"dw_min": 0.002}}
 
     def test_leave_the_original_alone(self):

@@ -73,7 +73,8 @@ def test_free_cells_are_used_however_they_lie():
 def test_a_full_board_says_so_in_one_line_and_takes_nothing():
     allocator = Allocator(Board(8, 8))
     allocator.place(8, 4, "first", "main")
-    with pytest.raises(UsageError, match=r"matrix layer0\.c \(8 x 5\) does not fit board lab \(8 x 8, 32 cells free\)") as caught:
+    full = r"matrix layer0\.c \(8 x 5\) does not fit board lab \(8 x 8, 32 cells free\)"
+    with pytest.raises(UsageError, match=full) as caught:
         allocator.place(8, 5, "layer0.c", "lab")
     assert "\n" not in str(caught.value)
     assert re.search("use a larger board", str(caught.value))

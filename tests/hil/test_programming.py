@@ -167,12 +167,19 @@ def test_an_array_is_programmed_alike_alone_and_in_a_population(desk):
     ids = torch.tensor([4, 9, 2])
     tile, truth = matrix(desk, size=8, noise=0.5, ids=ids)
     target = targets(truth)
-    program_conductance(tile, target)
-    together = desk.siemens(tile)
+    done = program_conductance(tile, target)
+    together = desk.inside(tile)
+    reads = together["counter_read"].tolist()
+    assert len(set(reads)) > 1
     for k in range(3):
         alone, _ = matrix(desk, size=8, noise=0.5, ids=ids[k : k + 1])
-        program_conductance(alone, target[k : k + 1])
-        assert torch.equal(desk.siemens(alone)[0], together[k])
+        one = program_conductance(alone, target[k : k + 1])
+        # Conductances and counters: an array that is ready is not even read while others go on.
+        for name, value in desk.inside(alone).items():
+            assert torch.equal(value[0], together[name][k]), name
+        for name in ("success", "unreachable", "stuck", "error_siemens", "pulses"):
+            assert torch.equal(getattr(one, name)[0], getattr(done, name)[k]), name
+        assert one.rounds == reads[k]
 
 
 @pytest.mark.slow

@@ -33,7 +33,8 @@ class TestWeights:
         w = weights(draw, 2, 5, 3)
         desk.put(tile, w)
         torch.testing.assert_close(tile.weights(), w, rtol=0, atol=2e-6)
-        torch.testing.assert_close(tile.conductance().double(), 100e-6 + 50e-6 * w.transpose(1, 2).double(), rtol=1e-5, atol=0)
+        g = 100e-6 + 50e-6 * w.transpose(1, 2).double()
+        torch.testing.assert_close(tile.conductance().double(), g, rtol=1e-5, atol=0)
 
     def test_follow_a_new_reference(self, desk, draw):
         tile = desk.tile(4, 3)

@@ -92,7 +92,8 @@ def test_errors_of_the_slopes_are_passed_on():
     first, y = pulses(50, 60.0, cells, 0.05, 0.0, 6)
     random = np.random.default_rng(8)
     up, down = (s * (1 + spread * random.standard_normal(cells)) for s in (S_UP, S_DOWN))
-    blind, aware = (tracker(first, 0.05, 0.0, slopes=(up, down), slope_errors=e) for e in ((0, 0), (S_UP * spread, S_DOWN * spread)))
+    errors = (S_UP * spread, S_DOWN * spread)
+    blind, aware = (tracker(first, 0.05, 0.0, slopes=(up, down), slope_errors=e) for e in ((0, 0), errors))
     blind.add(y)
     aware.add(y)
     z = (aware.estimate()[0] - SP) / aware.estimate()[1]

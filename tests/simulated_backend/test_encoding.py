@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hil.encoding import MAX_SLOTS, PulseTrain, Stream, UpdateSettings, coincidence_counts, encode
+from hil.encoding import MAX_SLOTS, PulseTrain, Stream, UpdateSettings, coincidence_counts, encode, encode_torch
 from hil.errors import UsageError
 
 
@@ -101,6 +101,27 @@ def test_each_sample_and_array_is_managed_by_itself() -> None:
             assert int(rows.slots[a, s]) == int(cols.slots[a, s]) == slots
             torch.testing.assert_close(rows.probability[a, s], torch.tensor(p_x), rtol=2e-6, atol=1e-7)
             torch.testing.assert_close(cols.probability[a, s], torch.tensor(p_d), rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("management", [True, False])
+@pytest.mark.parametrize("slot_management", [True, False])
+def test_the_definition_in_torch_agrees_bit_for_bit(management: bool, slot_management: bool) -> None:
+    """``encode`` takes a compiled loop on the CPU and ``encode_torch`` elsewhere: silent, clipped and ordinary samples."""
+    g = torch.Generator().manual_seed(6)
+    x, d = torch.rand(40, 5, 7, generator=g) - 0.5, torch.rand(40, 5, 9, generator=g) - 0.5
+    x[3, 1], d[4, 2], d[5] = 0, 0, 0
+    rate, step = 10.0 ** (3 * torch.rand(40, generator=g) - 3), torch.full((40,), 0.002)
+    rate[7] = 0
+    wanted = torch.randint(1, 32, (40,), generator=g).to(torch.int32)
+    settings = UpdateSettings(slots=wanted, management=management, slot_management=slot_management)
+    keys = [Stream(0, torch.arange(40), "w", purpose).keys(5) for purpose in ("x", "d")]
+    rows, cols = encode(x, d, rate, step, settings, *keys)
+    p_x, p_d, sign_x, sign_d, slots = encode_torch(x, d, rate / step, wanted.float(), settings)
+    for one, other in (
+        (rows.probability, p_x), (cols.probability, p_d), (rows.sign, sign_x), (cols.sign, sign_d), (rows.slots, slots),
+        (cols.slots, slots),
+    ):  # fmt: skip
+        assert torch.equal(one, other)
 
 
 def test_deterministic_trains() -> None:

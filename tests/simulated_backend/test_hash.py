@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import pytest
@@ -23,6 +24,7 @@ from hil.encoding import (
     word,
 )
 from hil.errors import UsageError
+from simulated_backend.kernels.bits import packed_bits
 
 _ALL = 2**32 - 1
 KNOWN = {0: 0, 1: 0x688990C0, 2: 0xD1132181, 0xDEADBEEF: 0xE628C683, _ALL: 0x6768824A}
@@ -222,6 +224,18 @@ def test_keys_come_one_after_the_other() -> None:
     assert torch.equal(one.counter, torch.full((3,), 6))
 
 
+def test_keys_equal_plain_integers() -> None:
+    stream = Stream(3, torch.tensor([4, -1]), "layer0.a", "pulse")
+    stream.counter += torch.tensor([0, 2**32 - 1])
+    for row, identity, start in zip(stream.keys(3), (4, -1), (0, 2**32 - 1), strict=True):
+        name = hashlib.blake2b(f"3/{identity}/layer0.a/pulse".encode(), digest_size=8).digest()
+        base = [int.from_bytes(name[:4], "little"), int.from_bytes(name[4:], "little")]
+        for i in range(3):
+            number = start + i & _ALL
+            first = plain_mix(base[0] ^ plain_mix(number * 0x9E3779B9 & _ALL))
+            assert unsigned(row[i]) == [first, plain_mix(base[1] + number * 0x85EBCA6B & _ALL)]
+
+
 def test_counters_beyond_32_bits_keep_counting() -> None:
     stream = Stream(3, torch.arange(1), "c", "pulse")
     stream.counter += 2**31 - 2
@@ -265,6 +279,12 @@ def test_trains_against_plain_integers(kind: str) -> None:
                 want = sum(1 << k for k in range(total) if train.sign[a, s, i] != 0 and fires(k))
                 assert int(bits[a, s, i]) == want
     assert torch.equal(train.fired().sum(dim=-1), bits.clone().apply_(int.bit_count))
+
+
+@pytest.mark.parametrize("kind", ["stochastic", "spread", "first"])
+def test_kernels_draw_the_bits_of_the_definition(kind: str) -> None:
+    for train in (make_train(5, 4, 33, kind), make_train(5, 4, 33, kind).at(1, 3).lines(slice(4, 30)).placed(40, 7)):
+        assert torch.equal(torch.from_numpy(packed_bits(train).view("int32")), train.bits())
 
 
 @pytest.mark.parametrize("kind", ["stochastic", "spread", "first"])
