@@ -121,6 +121,10 @@ class Calibration:
         """The same for a rectangle of the board."""
         return replace(self, **{name: getattr(self, name)[:, rows, cols].contiguous() for name in _cell_names()})
 
+    def replicated(self, index: Tensor, serial: str) -> Calibration:
+        """For a population whose array k has the devices of array ``index[k]`` here; index int64 [array]."""
+        return replace(self, serial=serial, **{name: getattr(self, name)[index] for name in _cell_names()})
+
     def summary(self) -> list[tuple[str, float, str, str]]:
         """Table rows (name, value, unit, definition): medians over the cells that respond, and how many do not."""
         alive = self.responds

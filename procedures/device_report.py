@@ -60,7 +60,8 @@ def _characterized(payload: Mapping[str, Any], arrays: Mapping[str, Array]) -> S
     tables = [_quantities(arrays)]
     if silent:
         rows = tuple(
-            (number(cell["array"]), number(cell["row"]), number(cell["col"]), str(cell["reason"])) for cell in silent[:_MOST_CELLS]
+            (number(cell["array"]), number(cell["row"]), number(cell["col"]), str(cell["reason"]))
+            for cell in silent[:_MOST_CELLS]
         )
         tables.append(Table(_of("Cells that do not respond", len(silent)), ("array", "row", "col", "what is seen"), rows))
     return Section(f"Devices of {name}", text, tuple(figures), tuple(tables))
@@ -78,12 +79,19 @@ def _trace_figures(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
 
     def traces(fig: Any) -> None:
         draw_traces(
-            fig, arrays["trace_pulse"], factor * arrays["trace_g"], factor * arrays["trace_fit"], titles, f"conductance ({unit})"
+            fig,
+            arrays["trace_pulse"],
+            factor * arrays["trace_g"],
+            factor * arrays["trace_fit"],
+            titles,
+            f"conductance ({unit})",
         )
 
     def settling(fig: Any) -> None:
         groups = {f"from {end}": (arrays["settle_pulse"], 100 * arrays[f"settle_{end}"]) for end in ("below", "above")}
-        draw_convergence(fig, groups, "distance from the symmetry point\n(% of the range)", target=0.0, note="symmetry point")
+        draw_convergence(
+            fig, groups, "distance from the symmetry point\n(% of the range)", target=0.0, note="symmetry point"
+        )
 
     height = 1.0 + 1.25 * -(-len(titles) // 2)
     return [
@@ -137,7 +145,10 @@ def _map_size(values: Array) -> tuple[float, float]:
 def _quantities(arrays: Mapping[str, Array]) -> Table:
     """Median and spread over cells of every quantity, with its definition."""
     alive = arrays["responds"]
-    definitions = {**QUANTITIES, "alpha": ("1", "asymmetry in 1/weight times the bound b_w: 0 symmetric, 1 soft bounds at ±b_w")}
+    definitions = {
+        **QUANTITIES,
+        "alpha": ("1", "asymmetry in 1/weight times the bound b_w: 0 symmetric, 1 soft bounds at ±b_w"),
+    }
     rows = []
     for name, (unit, definition) in definitions.items():
         values = arrays[name][alive].astype(np.float64)
@@ -199,7 +210,9 @@ def _tracking_figure(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
         away = 100 * (arrays["track_g"] - final[:, None]) / span[:, None]
         estimate = 100 * (arrays["track_sp"] - final[:, None]) / span[:, None]
         groups = {"reading": (arrays["track_pulse"], away), "estimate": (arrays["track_pulse"], estimate)}
-        draw_convergence(fig, groups, "distance from the final estimate\n(% of the range)", target=0.0, note="final estimate")
+        draw_convergence(
+            fig, groups, "distance from the final estimate\n(% of the range)", target=0.0, note="final estimate"
+        )
 
     caption = "A few cells under alternating pulses: the conductance settles slowly, the estimate of where it will end is there before."
     return [Figure(f"{name}-zero-shift-tracks", caption, draw, HALF)]

@@ -20,7 +20,6 @@ from procedures.fits import Floats
 __all__ = ["EndData", "Plan", "RawCells", "alternate", "run_protocol"]
 
 
-
 @dataclass(frozen=True)
 class Plan:
     """How many pulses and reads; see CharacterizeConfig."""
@@ -109,9 +108,7 @@ def run_protocol(backend: ArrayBackend, mask: Tensor, shape: PulseShape, plan: P
     return RawCells(up, down, moves, origin, below, above)
 
 
-def alternate(
-    backend: ArrayBackend, mask: Tensor, shape: PulseShape, pairs: int
-) -> Iterator[NDArray[np.float32]]:
+def alternate(backend: ArrayBackend, mask: Tensor, shape: PulseShape, pairs: int) -> Iterator[NDArray[np.float32]]:
     """Readings [cell read] of the masked cells after each of so many alternating pulses, up first, in pieces of whole
     pairs."""
     for piece in _pair_pieces(backend.info, pairs):

@@ -29,11 +29,10 @@ from hil.programming import ProgramLimits
 from hil.progress import progress
 from hil.report.section import Table
 from hil.tile import Tile
-from procedures.characterize import CharacterizeConfig, characterize
 from procedures.network import Network, NetworkPlan, build, initialise
+from procedures.prepare import measure_devices
 from procedures.train_report import record_network, train_sections
 from procedures.training_state import Curves, Position, data_order
-from procedures.zero_shift import ZeroShiftConfig, zero_shift
 
 __all__ = ["TrainConfig", "TrainResult", "headline", "population", "procedure", "train"]
 
@@ -147,8 +146,7 @@ def train(bench: Bench, config: TrainConfig, ledger: Ledger, label: str = "") ->
     if saved is not None and saved.note != label:
         saved = None
     if config.prepare == "measure" and config.algorithm != "digital" and saved is None:
-        characterize(bench, CharacterizeConfig(widths=widths), ledger)
-        zero_shift(bench, ZeroShiftConfig(widths=widths), ledger)
+        measure_devices(bench, widths, ledger)
     update = UpdateSettings(config.slots, config.management, config.slot_management, config.pulses)
     transfer_update = UpdateSettings(config.transfer_slots, config.management, config.slot_management, config.pulses)
     plan = NetworkPlan(

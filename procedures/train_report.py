@@ -39,9 +39,7 @@ _CURVES = ("loss", "train", "validation", "test")
 _MOST_POINTS = 20
 
 
-def record_network(
-    ledger: Ledger, algorithm: str, result: TrainResult, network: Network, label: str | None = None
-) -> None:
+def record_network(ledger: Ledger, algorithm: str, result: TrainResult, network: Network, label: str | None = None) -> None:
     """Record a trained network, with all that its figures need, and its results.
 
     label: what tells several networks of one run apart; their results are then called "LABEL: NAME".
@@ -250,10 +248,9 @@ def _curve_figures(one: _Trained) -> list[Figure]:
                    lambda fig: draw_curves(fig, accuracies, "accuracy (%)", others=others), HALF)
         )  # fmt: skip
     if loss is not None:
-        positive = bool((loss[np.isfinite(loss)] > 0).all())
         figures.append(
             Figure(f"{one.label}-loss", f"Cross-entropy of the training samples by epoch.{spread}",
-                   lambda fig: draw_curves(fig, {"training": loss}, "mean loss (nat)", log=positive), HALF)
+                   lambda fig: draw_curves(fig, {"training": loss}, "mean loss (nat)", log=True), HALF)
         )  # fmt: skip
     return figures
 

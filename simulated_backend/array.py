@@ -98,7 +98,7 @@ class EmulatedArray:
             serial="emu-" + hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest(), firmware="1",
             read_v=Range(-p.read_v_max, p.read_v_max), pulse_v=Range(-5.0, 5.0), width_s=Range(1e-9, 1.0),
             read_levels=2**p.dac_bits - 1 if p.dac_bits else 0, adc_bits=p.adc_bits,
-            full_scale_a=p.full_scale * self._unit, select_scheme="V/2", reference=p.reference,
+            full_scale_a=float(torch.tensor(p.full_scale) * self._unit), select_scheme="V/2", reference=p.reference,
             g_mid_siemens=s.g_mid_siemens,
         )  # fmt: skip
 
@@ -111,10 +111,12 @@ class EmulatedArray:
         self._relax()
         passes = mask.any(dim=2).sum(dim=1) * averages
         g = self._siemens(averages, mask.any(dim=2).any(dim=1))
-        self._spend(passes * self.settings.clock.read_s)
+        self._spend(passes.double() * self.settings.clock.read_s)
         if self.settings.clock.disturb_per_vs > 0:
             dose = self.settings.clock.disturb_per_vs * self.settings.periphery.read_v_max * self.settings.clock.read_s
-            self._cells.state += mask * dose * averages * (self._cells.params["high"] - self._cells.state)
+            for state in (self._cells.state, self._cells.hidden):
+                if state is not None:
+                    state += mask * dose * averages * (self._cells.params["high"] - state)
         return torch.where(mask, g, torch.nan)
 
     def _siemens(self, averages: int, active: Tensor | None) -> Tensor:
@@ -129,8 +131,11 @@ class EmulatedArray:
     def mvm(self, volts: Tensor, direction: Direction, active: Tensor | None = None) -> Tensor:
         info, p = self._info, self.settings.periphery
         lines = info.rows if direction == "forward" else info.cols
-        if volts.dim() != 3 or volts.shape[0] != info.arrays or volts.shape[2] != lines:
-            raise ShapeError(f"mvm {direction}: volts {list(volts.shape)} needs [{info.arrays} sample {lines}]")
+        self._check_active(active)
+        if volts.dtype != torch.float32 or volts.dim() != 3 or volts.shape[0] != info.arrays or volts.shape[2] != lines:
+            raise ShapeError(
+                f"mvm {direction}: volts {volts.dtype} {list(volts.shape)} needs float32 [{info.arrays} sample {lines}]"
+            )
         self._relax()
         samples = volts.shape[1]
         x = volts / p.read_v_max
@@ -156,7 +161,7 @@ class EmulatedArray:
             y = y * active[:, None, None]
         self._spend(samples * self.settings.clock.read_s, active)
         if self.settings.clock.disturb_per_vs > 0:
-            self._disturb(volts, direction)
+            self._disturb(volts if active is None else volts * active[:, None, None], direction)
         return y * self._unit
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
@@ -169,14 +174,16 @@ class EmulatedArray:
         size = counts.abs()
         key = self._noise["pulse"].keys(1, (size > 0).flatten(1).any(dim=1))
         self._kernel.apply(cells, counts, key[:, 0])
-        self._spend(size.amax(dim=2).sum(dim=1) * self._period(shape))
+        self._spend(size.amax(dim=2).sum(dim=1).double() * self._period(shape))
 
     def trace(self, polarity: Tensor, mask: Tensor, shape: PulseShape, every: int = 1) -> Tensor:
         check_mask(mask, self._info)
+        if polarity.dtype != torch.int8 or polarity.dim() != 1:
+            raise ShapeError(f"trace: polarity {polarity.dtype} {list(polarity.shape)} needs int8 [pulse] of +1 and -1")
         cells = self._with_shape(shape)
         active = mask.flatten(1).any(dim=1)
         key = self._noise["pulse"].keys(len(polarity), active)
-        rows = mask.any(dim=2).sum(dim=1)
+        rows = mask.any(dim=2).sum(dim=1).double()
         period, read_s = self._period(shape), self.settings.clock.read_s
         if self._rest is None:
             out = torch.empty((*mask.shape, len(polarity) // every))
@@ -221,11 +228,26 @@ class EmulatedArray:
             for number in range(states.shape[-1]):
                 states[..., number] += noise * gauss(word(key[:, number, None], self._cell, 0)).view(states.shape[:-1])
 
+    def _check_active(self, active: Tensor | None) -> None:
+        """Raise ShapeError unless ``active`` fits."""
+        if active is not None and (active.dtype != torch.bool or tuple(active.shape) != (self._info.arrays,)):
+            raise ShapeError(
+                f"active: {active.dtype} {list(active.shape)} needs bool [{self._info.arrays}]: one for each array"
+            )
+
     def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
+        info = self._info
+        size = (info.arrays, rows.samples)
+        if tuple(rows.sign.shape) != (*size, info.rows) or tuple(cols.sign.shape) != (*size, info.cols):
+            raise ShapeError(
+                f"update: trains {list(rows.sign.shape)} and {list(cols.sign.shape)} need [{info.arrays} sample {info.rows}] "
+                f"and [{info.arrays} sample {info.cols}]: place them on the board's lines"
+            )
+        self._check_active(active)
         cells = self._with_shape(shape)
         key = self._noise["pulse"].keys(rows.samples, active)
         self._kernel.update(cells, rows, cols, key, active)
-        self._spend(rows.slots.sum(dim=1) * self._period(shape), active)
+        self._spend(rows.slots.sum(dim=1).double() * self._period(shape), active)
 
     def set_reference(self, g_siemens: Tensor) -> None:
         """Put the analog reference of every cell at ``g_siemens`` [array row col]; NaN leaves it as it is."""
@@ -335,11 +357,13 @@ class EmulatedArray:
     def _relax(self) -> None:
         if self._rest is None or self.settings.clock.relax_s is None:
             return
-        kept = torch.exp(-(self._clock_s - self._relaxed_s) / self.settings.clock.relax_s).float()[:, None, None]
+        gone = -torch.expm1((self._relaxed_s - self._clock_s) / self.settings.clock.relax_s).float()[:, None, None]
+        # Dead, stuck and shorted cells, whose bounds coincide, stay where they are.
+        gone = gone * (self._cells.params["high"] > self._cells.params["low"])
         rest = self._rest - self._reference
         for state in (self._cells.state, self._cells.hidden):
             if state is not None:
-                state.copy_(rest + (state - rest) * kept)
+                state += (rest - state) * gone
         self._relaxed_s.copy_(self._clock_s)
 
     def _disturb(self, volts: Tensor, direction: Direction) -> None:
@@ -347,8 +371,10 @@ class EmulatedArray:
         dose = volts * (self.settings.clock.disturb_per_vs * self.settings.clock.read_s)
         up, down = dose.clamp(min=0).sum(dim=1), (-dose).clamp(min=0).sum(dim=1)
         axis = 2 if direction == "forward" else 1
-        state, p = self._cells.state, self._cells.params
-        state += up.unsqueeze(axis) * (p["high"] - state) + down.unsqueeze(axis) * (p["low"] - state)
+        p = self._cells.params
+        for state in (self._cells.state, self._cells.hidden):
+            if state is not None:
+                state += up.unsqueeze(axis) * (p["high"] - state) + down.unsqueeze(axis) * (p["low"] - state)
 
 
 def _choose_kernel(name: str, model: str, device: torch.device) -> ModuleType:

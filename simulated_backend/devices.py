@@ -157,7 +157,8 @@ def _power() -> StepModel:
 
     def step(p: Mapping[str, Tensor], w: Tensor, up: Tensor) -> Tensor:
         room = torch.where(up, p["high"] - w, w - p["low"]).clamp(min=0) / (p["high"] - p["low"]).clamp(min=1e-12)
-        return torch.where(up, p["d_up"], p["d_down"]) * room ** p["power"]
+        # In float64: a float32 power may round differently in the vectorised and the scalar part of one tensor.
+        return torch.where(up, p["d_up"], p["d_down"]) * (room.double() ** p["power"].double()).to(w.dtype)
 
     return StepModel(build, step)
 

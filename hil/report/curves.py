@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hil.report.style import COLOURS, DASHES, GREY, MARKERS, clean, colour, few_ticks, nothing
+from hil.report.style import COLOURS, DASHES, GREY, MARKERS, clean, colour, few_ticks, nothing, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,10 @@ def draw_curves(
     """A line per group at the mean over seeds, values [point] or [point seed]; its band spans all seeds.
 
     x: of the points; None = 1, 2, ... others: curves [point curve] drawn grey behind, such as the rest of a grid.
+    log: logarithmic where all values are positive and span more than a factor of 5.
     """
+    from matplotlib.ticker import MaxNLocator
+
     axes = fig.add_subplot()
     drawn = 0
     if others is not None and np.size(others):
@@ -46,16 +49,19 @@ def draw_curves(
             marker=MARKERS[place % len(MARKERS)] if len(at) <= _FEW else "", zorder=3,
         )  # fmt: skip
         if curve.shape[1] > 1:
-            axes.fill_between(at, np.nanmin(curve, axis=1), np.nanmax(curve, axis=1), color=colour(place), alpha=0.18, linewidth=0)
+            axes.fill_between(
+                at, np.nanmin(curve, axis=1), np.nanmax(curve, axis=1), color=colour(place), alpha=0.18, linewidth=0
+            )
         drawn += 1
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if not drawn:
         nothing(axes)
         return
+    few_ticks(axes, 8, 7)
     if x is None:
-        _whole_numbers(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     if log:
-        axes.set_yscale("log")
+        _logarithmic(axes, [_two(values) for values in groups.values()])
     if len(groups) > 1 or others is not None:
         axes.legend(loc="best")
 
@@ -131,8 +137,14 @@ def _places(x: Any, count: int) -> Any:
     return np.arange(1, count + 1) if x is None else np.asarray(x, dtype=np.float64)
 
 
-def _whole_numbers(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
+def _logarithmic(axes: Axes, curves: Sequence[Any]) -> None:
+    """A logarithmic y axis where values are positive and span so much that it shows; else it stays as it is."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-
+    values = clean(np.concatenate([curve.ravel() for curve in curves]))
+    if values.min() <= 0 or values.max() < 5 * values.min():
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if values.max() < 100 * values.min() else (1.0,)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_numbers(axes.yaxis)

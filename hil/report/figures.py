@@ -6,11 +6,12 @@ Every function draws on an empty matplotlib Figure and touches nothing else; arr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hil.report.style import DASHES, MISSING, clean, colour, few_ticks, nothing
+from hil.report.style import DASHES, MISSING, clean, colour, few_ticks, nothing, plain_numbers
 from hil.report.values import number
 
 if TYPE_CHECKING:
@@ -98,13 +99,15 @@ def draw_map(fig: Figure, values: Any, label: str, signed: bool = False, missing
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(True)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        plain_numbers(axis)
     axes.set(xlabel="column", ylabel="row")
     absent = int((~np.isfinite(values)).sum())
     if absent:
         axes.set_xlabel(f"column\ngrey: {missing} ({absent} of {values.size})")
-    fig.colorbar(image, ax=axes, label=label, extend=extend, fraction=0.05, pad=0.03)
+    bar = fig.colorbar(image, ax=axes, label=label, extend=extend, fraction=0.05, pad=0.03)
+    plain_numbers(bar.ax.yaxis)
 
 
 def draw_confusion(fig: Figure, counts: Any, classes: Sequence[str] | None = None) -> None:
@@ -133,7 +136,7 @@ def draw_confusion(fig: Figure, counts: Any, classes: Sequence[str] | None = Non
             text = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
             axes.text(col, row, text, ha="center", va="center", fontsize=7.5, color="white" if value > 35 else "0.1")
     bar = fig.colorbar(image, ax=axes, label="% of the true class", fraction=0.05, pad=0.03)
-    bar.set_ticks([0, 1, 5, 20, 50, 100])
+    bar.set_ticks([0, 1, 5, 20, 50, 100], labels=["0", "1", "5", "20", "50", "100"])
 
 
 def draw_bars(fig: Figure, groups: Mapping[str, Any], ylabel: str, zero: bool = True) -> None:
@@ -141,6 +144,8 @@ def draw_bars(fig: Figure, groups: Mapping[str, Any], ylabel: str, zero: bool = 
 
     Drawn on their sides, so that long names stay readable. zero: bars from 0; else from a little below the least point.
     """
+    from matplotlib.ticker import MaxNLocator
+
     axes = fig.add_subplot()
     finite = {name: clean(values) for name, values in groups.items()}
     everything = np.concatenate([*finite.values(), np.empty(0)])
@@ -156,14 +161,28 @@ def draw_bars(fig: Figure, groups: Mapping[str, Any], ylabel: str, zero: bool = 
         axes.barh(place, mean - low, left=low, height=0.62, color=colour(place), alpha=0.35, edgecolor=colour(place))
         axes.plot(values, place + _jitter(values.size), "o", color=colour(place), markersize=4, markeredgecolor="white",
                   markeredgewidth=0.5, zorder=3)  # fmt: skip
-        text = number(mean, 4) if spread is None else f"{number(mean, 4)} ± {number(spread, 2)}"
-        axes.annotate(text, (max(mean, float(values.max())), place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        text = _with_spread(mean, spread)
+        axes.annotate(
+            text, (max(mean, float(values.max())), place), (6, 0), textcoords="offset points", va="center", fontsize=9
+        )
     axes.set_yticks(range(len(finite)), list(finite))
     axes.set_ylim(len(finite) - 0.4, -0.6)
+    top = max(most, 0.0) if zero else most
+    ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low, top if top > low else low + 1)
+    axes.set_xticks([tick for tick in ticks if low <= tick])
+    plain_numbers(axes.xaxis)
     # Room at the right for the text.
-    axes.set_xlim(low, low + 1.38 * (max(most, 0.0 if zero else most) - low or 1.0))
+    axes.set_xlim(low, max(ticks[-1], low + 1.38 * (top - low or 1.0)))
     axes.set_xlabel(ylabel)
     axes.grid(False, axis="y")
+
+
+def _with_spread(mean: float, spread: float | None) -> str:
+    """As many decimals as two digits of the spread have."""
+    if not spread:
+        return number(mean)
+    decimals = max(0, 1 - floor(log10(spread)))
+    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}" if decimals <= 6 else f"{number(mean)} ± {number(spread, 2)}"
 
 
 def _jitter(count: int) -> Any:
@@ -175,12 +194,16 @@ def _binned(values: Any, edges: Any) -> Any:
     return np.histogram(np.clip(clean(values), edges[0], edges[-1]), edges)[0]
 
 
-def _counts(axes: Axes, counts: Mapping[str, Any], edges: Any, xlabel: str, ylabel: str, mark: float | None, ticks: int = 6) -> None:
+def _counts(
+    axes: Axes, counts: Mapping[str, Any], edges: Any, xlabel: str, ylabel: str, mark: float | None, ticks: int = 6
+) -> None:
     edges = np.asarray(edges, dtype=np.float64)
     total = sum(float(np.sum(values)) for values in counts.values())
     for place, (name, values) in enumerate(counts.items()):
         axes.stairs(values, edges, fill=True, color=colour(place), alpha=0.3 if len(counts) == 1 else 0.15)
-        axes.stairs(values, edges, color=colour(place), linestyle=DASHES[place % len(DASHES)], label=name or None, linewidth=1.3)
+        axes.stairs(
+            values, edges, color=colour(place), linestyle=DASHES[place % len(DASHES)], label=name or None, linewidth=1.3
+        )
     axes.set(xlabel=xlabel, ylabel=ylabel)
     few_ticks(axes, ticks, 5)
     axes.set_ylim(bottom=0)

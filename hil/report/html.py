@@ -22,6 +22,9 @@ __all__ = ["write_report"]
 _NAMED = ("python", "crosspoint-hil", "torch", "numpy", "numba", "scipy", "triton", "pyvisa", "pyserial")
 """Versions shown; the run record has those of everything installed."""
 
+_SHORT = 15
+"""A table of results with more rows stands after the sections."""
+
 _MEANING = {
     "done": "The run came to its end.",
     "running": "The run was under way when this was written.",
@@ -69,7 +72,7 @@ def write_report(run: RunReader, sections: Sequence[Section]) -> Path:
 def _head(run: RunReader) -> dict[str, Any]:
     """What the page says before its sections."""
     start, stop, status = run.start, run.stop(), run.status
-    config = start["config"]
+    config, tables = start["config"], _results(run.results())
     bench = config.get("bench") if isinstance(config, dict) else None
     versions = start.get("versions") or {}
     bench_name = str(bench.get("name", "")) if isinstance(bench, dict) else ""
@@ -95,7 +98,8 @@ def _head(run: RunReader) -> dict[str, Any]:
         "command": str(start.get("command", "")),
         "facts": [(name, str(value)) for name, value in began if value not in (None, "", "–")],
         "boards": _boards(run.boards()),
-        "results": _results(run.results()),
+        "results": [table for table in tables if len(table["rows"]) <= _SHORT],
+        "long_results": [table for table in tables if len(table["rows"]) > _SHORT],
         "settings": list(_flat(config)),
     }
 
@@ -190,7 +194,11 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
     """A configuration as (dotted name, value), in its order."""
     if isinstance(value, dict) and value:
         return [row for name, part in value.items() for row in _flat(part, f"{path}.{name}" if path else str(name))]
-    shown = ", ".join(map(str, value)) if isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value) else value
+    shown = (
+        ", ".join(map(str, value))
+        if isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value)
+        else value
+    )
     return [(path, str(shown))] if path else []
 
 

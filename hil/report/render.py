@@ -62,9 +62,13 @@ def render(figure: Figure, folder: Path, stem: str) -> Picture:
         buffer = io.BytesIO()
         # Cut to what is drawn: nothing is clipped, whatever the layout made of it. Neither the date nor the program: the same data give the same bytes.
         if kind == "png":
-            canvas.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", pad_inches=0.06, metadata={"Software": None})
+            canvas.savefig(
+                buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", pad_inches=0.06, metadata={"Software": None}
+            )
         else:
-            canvas.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.06, metadata={"Date": None, "Creator": None})
+            canvas.savefig(
+                buffer, format="svg", bbox_inches="tight", pad_inches=0.06, metadata={"Date": None, "Creator": None}
+            )
     data = buffer.getvalue()
     (folder / f"{stem}.{kind}").write_bytes(data)
     mime = "image/png" if kind == "png" else "image/svg+xml"

@@ -11,8 +11,22 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
-__all__ = ["COLOURS", "DASHES", "GREY", "HALF", "MARKERS", "MISSING", "RC", "WIDE", "clean", "colour", "few_ticks", "nothing"]
+__all__ = [
+    "COLOURS",
+    "DASHES",
+    "GREY",
+    "HALF",
+    "MARKERS",
+    "MISSING",
+    "RC",
+    "WIDE",
+    "clean",
+    "colour",
+    "few_ticks",
+    "nothing",
+]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 """Okabe and Ito's palette, the pairs that differ most in lightness first; its yellow, unreadable on white, left out."""
@@ -34,7 +48,6 @@ RC = {
     "xtick.labelsize": 9.0, "ytick.labelsize": 9.0, "legend.fontsize": 9.0, "legend.frameon": False,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.edgecolor": "0.25",
     "axes.grid": True, "grid.color": "0.9", "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "axes.formatter.useoffset": False, "axes.formatter.limits": (-4, 5), "axes.formatter.use_mathtext": True,
     "lines.linewidth": 1.6, "lines.markersize": 4.0, "figure.facecolor": "white", "savefig.facecolor": "white",
     "svg.fonttype": "path", "svg.hashsalt": "report",
 }  # fmt: skip
@@ -57,18 +70,23 @@ def nothing(axes: Axes, text: str = "no finite values") -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.4")
 
 
+def plain_numbers(axis: Axis) -> None:
+    """Labels without powers of ten for what people read; tens of thousands as "20k"."""
+    from matplotlib.ticker import FuncFormatter
+
+    def text(value: float, _: int | None = None) -> str:
+        largest = max(abs(end) for end in axis.get_view_interval())
+        size, letter = next(((size, letter) for size, letter in ((1e6, "M"), (1e3, "k")) if largest >= 10 * size), (1.0, ""))
+        shown = f"{value / size:g}"
+        return (shown if shown in ("0", "-0") else shown + letter).replace("-", "\N{MINUS SIGN}")
+
+    axis.set_major_formatter(FuncFormatter(text))
+
+
 def few_ticks(axes: Axes, across: int = 5, up: int = 5) -> None:
-    """Round numbers, so few that they do not touch; tens of thousands as "20k"."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    """Round numbers, so few that they do not touch."""
+    from matplotlib.ticker import MaxNLocator
 
     for axis, most in ((axes.xaxis, across), (axes.yaxis, up)):
         axis.set_major_locator(MaxNLocator(nbins=most, steps=[1, 2, 5, 10], min_n_ticks=2))
-        if max(abs(end) for end in axis.get_view_interval()) >= 1e4:
-            axis.set_major_formatter(FuncFormatter(_thousands))
-
-
-def _thousands(value: float, _: int | None = None) -> str:
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}".replace("-", "\N{MINUS SIGN}")
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+        plain_numbers(axis)

@@ -50,7 +50,12 @@ def quantity(value: Any, unit: str, digits: int = 4) -> str:
     if unit in SYMBOLS and isinstance(value, (int, float)) and math.isfinite(value):
         factor, label = prefixed(value, unit)
         return f"{number(float(value) * factor, digits)}\N{NO-BREAK SPACE}{label}"
-    return number(value, digits) + ("" if unit == "1" else f"\N{NO-BREAK SPACE}{unit}")
+    return number(value, digits) + ("" if unit == "1" else f"\N{NO-BREAK SPACE}{_inverse(unit)}")
+
+
+def _inverse(unit: str) -> str:
+    head, slash, tail = unit.partition("/")
+    return f"{head}/{SYMBOLS.get(tail, tail)}" if slash else unit
 
 
 def prefixed(values: Any, unit: str) -> tuple[float, str]:

@@ -74,7 +74,8 @@ def _cell(
         g_low, g_rise,
     )  # fmt: skip
     hidden[a, r, c] = w
-    if write > 0:
+    state[a, r, c] = w
+    if write > 0 and high[a, r, c] > low[a, r, c]:
         state[a, r, c] = np.float32(w + np.float32(write * normal(place, np.uint32(0xFFFFFFFF), g_low, g_rise)))
     if counted:
         if up:
@@ -161,7 +162,7 @@ def _trace_loops(
                     )  # fmt: skip
                     ups += up
                     seen = w
-                    if scatter > 0:
+                    if scatter > 0 and high > low:
                         seen = np.float32(w + np.float32(scatter * normal(hashed, np.uint32(0xFFFFFFFF), g_low, g_rise)))
                     if (k + 1) % every == 0:
                         out[a, r, c, k // every] = seen

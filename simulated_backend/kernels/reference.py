@@ -93,7 +93,7 @@ def apply(cells: Cells, counts: Tensor, key: Tensor) -> None:
         w[:cut] = torch.minimum(torch.maximum(now + sign[:cut] * size, view["low"]), view["high"])
     target[index] = w
     if cells.hidden is not None and cells.write is not None:
-        cells.state.reshape(-1)[index] = w + cells.write[array] * gauss(mix(place - PSI))
+        cells.state.reshape(-1)[index] = w + (params["high"] > params["low"]) * cells.write[array] * gauss(mix(place - PSI))
     for counter, side in ((cells.pulses_up, up), (cells.pulses_down, ~up)):
         if counter is not None:
             counter.reshape(-1)[index] += torch.where(side, number, 0).to(torch.int32)

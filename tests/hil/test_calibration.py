@@ -14,9 +14,9 @@ from hil.errors import DataError, ShapeError
 SHAPE = PulseShape(1.0, -1.1, 1e-6)
 
 
-def calibration(serial: str = "board-7", shape: PulseShape = SHAPE, arrays: int = 2, rows: int = 3, cols: int = 4) -> Calibration:
+def calibration(serial: str = "board-7", shape: PulseShape = SHAPE, arrays: int = 2, rows: int = 3) -> Calibration:
     generator = torch.Generator().manual_seed(5)
-    size = (arrays, rows, cols)
+    size = (arrays, rows, 4)
 
     def field(low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand(size, generator=generator)

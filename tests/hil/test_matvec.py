@@ -26,6 +26,7 @@ def operands(arrays, samples, rows, cols, direction, seed=0, sparse=False):
     return (v * (torch.rand(v.shape, generator=made) < 0.3) if sparse else v), g
 
 
+@pytest.mark.slow  # the first use of hypothesis in a process
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @settings(max_examples=20)
 @given(

@@ -44,7 +44,8 @@ class StubBench:
         low, high = (p[f"param_{side}"] * SCALE + G_MID for side in ("low", "high"))
         g_sp = G_MID + sp * SCALE
         return {
-            "g_min": low, "g_max": high, "g_sp": g_sp, "step": step, "slope_up": p["param_s_up"], "slope_down": p["param_s_down"],
+            "g_min": low, "g_max": high, "g_sp": g_sp, "step": step,
+            "slope_up": p["param_s_up"], "slope_down": p["param_s_down"],
             "asymmetry": total / (2 * step), "states": (high - low) / step, "sp_skew": (high - g_sp) / (high - low),
         }  # fmt: skip
 
