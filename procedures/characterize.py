@@ -24,6 +24,7 @@ from hil.calibration import QUANTITIES, Calibration
 from hil.place import Surface
 from hil.procedure import Procedure
 from procedures.cells import CellEstimates, evaluate
+from procedures.device_report import characterize_sections
 from procedures.protocol import EndData, Plan, RawCells, run_protocol
 
 __all__ = [
@@ -284,5 +285,7 @@ def _record(ledger: Any, result: SurfaceResult) -> None:
         ledger.result(f"{result.name}: {name}", value, unit, definition)
 
 
-procedure = Procedure("characterize", CharacterizeConfig, characterize, "measure what every cell does under pulses")
+procedure = Procedure(
+    "characterize", CharacterizeConfig, characterize, "measure what every cell does under pulses", characterize_sections
+)
 """The entry point."""

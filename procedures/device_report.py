@@ -53,8 +53,8 @@ def _characterized(payload: Mapping[str, Any], arrays: Mapping[str, Array]) -> S
     silent = payload["silent"]
     several = f" Histograms hold {len(responds)} arrays; maps show the first." if len(responds) > 1 else ""
     text = (
-        f"{int(responds.sum())} of {responds.size} cells respond to pulses, {int(arrays['no_sp'].sum())} of these without a "
-        f"usable symmetry point. Each got up to {number(payload['pulses'])} pulses.{several}"
+        f"{number(int(responds.sum()))} of {number(responds.size)} cells respond to pulses, "
+        f"{number(int(arrays['no_sp'].sum()))} of these without a usable symmetry point. Each got up to {number(payload['pulses'])} pulses.{several}"
     )
     figures = [*_trace_figures(name, arrays), *_device_histograms(name, arrays), *_device_maps(name, arrays)]
     tables = [_quantities(arrays)]
@@ -169,7 +169,7 @@ def _zero_shifted(payload: Mapping[str, Any], arrays: Mapping[str, Array]) -> Se
     used = pulses[pulses > 0]
     spent = f", {number(float(np.median(used)))} pulses on a cell (median)" if used.size else ""
     several = f" Histograms hold {len(reason)} arrays; maps show the first." if len(reason) > 1 else ""
-    text = f"The symmetry points of {int(good.sum())} of {reason.size} cells were measured{spent}.{several}"
+    text = f"The symmetry points of {number(int(good.sum()))} of {number(reason.size)} cells were measured{spent}.{several}"
     factor, unit = prefixed(arrays["g_sp"], "siemens")
     small, small_unit = prefixed(arrays["g_sp_se"][good], "siemens")
     map_size = _map_size(arrays["g_sp"])
@@ -200,7 +200,7 @@ def _median(values: Array) -> float | None:
 
 
 def _tracking_figure(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
-    """Estimates of a few cells as pulses go on, about the final one, with their errors as a funnel."""
+    """Readings and estimates of a few cells as pulses go on, about the final estimate."""
     if len(arrays.get("track_cell", ())) == 0:
         return []
 
@@ -214,5 +214,5 @@ def _tracking_figure(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
             fig, groups, "distance from the final estimate\n(% of the range)", target=0.0, note="final estimate"
         )
 
-    caption = "A few cells under alternating pulses: the conductance settles slowly, the estimate of where it will end is there before."
+    caption = "A few cells from mid-range on: the conductance wanders to the symmetry point, the estimate is there before it."
     return [Figure(f"{name}-zero-shift-tracks", caption, draw, HALF)]

@@ -168,8 +168,8 @@ def train(bench: Bench, config: TrainConfig, ledger: Ledger, label: str = "") ->
     elif going_on is not None:
         loop.go_on(going_on)
     loop.run()
-    test = loop.accuracy("test")
-    validation = loop.accuracy("validation") if len(data.validation_y) else torch.full_like(test, torch.nan)
+    test = curves.test[-1]
+    validation = curves.validation[-1] if curves.validation else torch.full_like(test, torch.nan)
     confusion = loop.confusion()
     pulses = {name: _mean_pulses(tile) for name, tile in network.tiles.items()}
     named = {name: curves.stacked(name, bench.arrays) for name in ("loss", "train", "validation", "test")}
@@ -253,9 +253,9 @@ class _Loop:
         where, curves, samples = self.position, self.curves, len(self.x)
         curves.loss.append((self._loss / samples).float())
         curves.train.append(self._right.float() / samples)
-        curves.test.append(self.accuracy("test"))
+        curves.test.append(self._frozen(curves.test, self.accuracy("test")))
         if len(self.data.validation_y):
-            curves.validation.append(self.accuracy("validation"))
+            curves.validation.append(self._frozen(curves.validation, self.accuracy("validation")))
         self._loss.zero_()
         self._right.zero_()
         where.epoch, where.step = where.epoch + 1, 0
@@ -268,6 +268,11 @@ class _Loop:
         )
         if not self.physical:
             self.save()
+
+    def _frozen(self, before: list[Tensor], now: Tensor) -> Tensor:
+        """``now`` for arrays that still learn; a stopped array keeps what it had, as if it had been alone."""
+        active = self.position.active
+        return now if active is None or not before else torch.where(active, now, before[-1])
 
     def _stop_early(self, accuracy: Tensor, patience: int) -> None:
         where = self.position

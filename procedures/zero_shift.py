@@ -21,6 +21,7 @@ from hil.calibration import Calibration
 from hil.errors import UsageError
 from hil.place import Surface
 from hil.procedure import Procedure
+from procedures.device_report import zero_shift_sections
 from procedures.fits import Floats, shrunk
 from procedures.protocol import alternate
 from procedures.tracking import Tracker
@@ -67,6 +68,9 @@ class ZeroShiftSurface:
     """g_sp - g_sp as characterized, in fractions of the range."""
     rows: tuple[tuple[str, float, str, str], ...]
     """(name, value, unit, definition)."""
+    tracks: dict[str, np.ndarray[Any, Any]]
+    """A few cells: track_cell [sample 3] (array, row, col); track_pulse [segment], alternating pulses by then; and in siemens
+    track_g (a reading), track_sp (the estimate by then), track_se [sample segment], NaN once the cell gets no more pulses."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,10 @@ def _measure(surface: Surface, known: Calibration, config: ZeroShiftConfig, run_
     mask = known.responds & alpha_ok & (known.step > 0) & (known.slope_up + known.slope_down > 0)
     pulses = torch.zeros(mask.shape, dtype=torch.int64)
     sp, se = (torch.full(mask.shape, torch.nan, dtype=torch.float64) for _ in range(2))
+    tracks: dict[str, np.ndarray[Any, Any]] = {}
     if bool(mask.any()):
         pulses[mask] = _to_middle(surface, known, mask, config.max_pulses // 2)
-        _track(surface, known, mask, config, pulses, sp, se)
+        tracks = _track(surface, known, mask, config, pulses, sp, se)
     span = (known.g_max - known.g_min).double()
     reason = torch.zeros(mask.shape, dtype=torch.int8)
     slack_low, slack_high = (2 * (se**2 + error.double() ** 2).sqrt() for error in (known.g_min_se, known.g_max_se))
@@ -126,7 +131,7 @@ def _measure(surface: Surface, known: Calibration, config: ZeroShiftConfig, run_
     )  # fmt: skip
     change = ((found - known.g_sp) / span.float()).float()
     rows = tuple(_rows(found_se / span, pulses, reason, change))
-    return ZeroShiftSurface(surface.name, calibration, Path(), pulses, reason, change, rows)
+    return ZeroShiftSurface(surface.name, calibration, Path(), pulses, reason, change, rows, tracks)
 
 
 def _to_middle(surface: Surface, known: Calibration, mask: Tensor, most: int) -> Tensor:
@@ -151,13 +156,19 @@ def _to_middle(surface: Surface, known: Calibration, mask: Tensor, most: int) ->
 
 def _track(
     surface: Surface, known: Calibration, mask: Tensor, config: ZeroShiftConfig, pulses: Tensor, sp: Tensor, se: Tensor
-) -> None:
-    """Alternating pulses, segment after segment, until every cell is good enough or out of pulses; fills sp and se."""
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Alternating pulses, segment after segment, until every cell is good enough or out of pulses; fills pulses, sp, se.
+
+    Returns the ``tracks`` of ZeroShiftSurface.
+    """
     unit, zero = _cells(known.step, mask), _cells(known.mid, mask)
     span = _cells(known.g_max - known.g_min, mask) / unit
     tracker = _tracker(surface, known, mask, config.first_reads, unit, zero, span)
     mask = mask.clone()
     spent = pulses[mask].numpy()
+    shown, counted = mask.nonzero()[:_SHOWN], [0]
+    now = torch.full((3, *mask.shape), torch.nan, dtype=torch.float64)
+    looks: list[Tensor] = []
     while len(unit):
         pairs = min(config.segment_pairs, int(config.max_pulses - spent.max()) // 2)
         for piece in alternate(surface.backend, mask, surface.shape, pairs):
@@ -166,10 +177,17 @@ def _track(
         w, error = tracker.estimate()
         sp[mask], se[mask] = torch.from_numpy(zero + w * unit), torch.from_numpy(error * unit)
         pulses[mask] = torch.from_numpy(spent)
+        now[:, ~mask] = torch.nan
+        now[0, mask], now[1, mask], now[2, mask] = torch.from_numpy(piece[:, -1]).double(), sp[mask], se[mask]
+        looks.append(now[:, shown[:, 0], shown[:, 1], shown[:, 2]].clone())
+        counted.append(counted[-1] + 2 * pairs)
         on = (error > config.tolerance * span) & (spent + 2 * _LEAST_PAIRS <= config.max_pulses)
         mask[mask.clone()] = torch.from_numpy(on)
         tracker.keep(on)
         unit, zero, span, spent = unit[on], zero[on], span[on], spent[on]
+    track = torch.stack(looks, dim=2).numpy()
+    named = {"track_g": track[0], "track_sp": track[1], "track_se": track[2]}
+    return {"track_cell": shown.numpy(), "track_pulse": np.array(counted[1:]), **named}
 
 
 def _tracker(
@@ -187,6 +205,8 @@ def _tracker(
     )  # fmt: skip
 
 
+_SHOWN = 6
+"""Cells whose way is kept for a figure."""
 _LEAST_PAIRS = 10
 """A cell with fewer pairs left is done: cells had different numbers of pulses to mid-range."""
 _FLAT = 10.0
@@ -223,10 +243,12 @@ def _record(ledger: Any, result: ZeroShiftSurface) -> None:
     payload = {"surface": result.name, "serial": c.serial, "file": str(result.path), "rows": rows}
     arrays = {"g_sp": c.g_sp, "g_sp_se": c.g_sp_se, "g_ref": c.g_ref, "g_min": c.g_min, "g_max": c.g_max, "no_sp": c.no_sp}
     arrays |= {"pulses": result.pulses, "reason": result.reason, "change": result.change}
-    ledger.event("zero-shift", payload, arrays)
+    ledger.event("zero-shift", payload, {**arrays, **result.tracks})
     for name, value, unit, definition in result.rows:
         ledger.result(f"{result.name}: {name}", value, unit, definition)
 
 
-procedure = Procedure("zero-shift", ZeroShiftConfig, zero_shift, "measure every cell's symmetry point by alternating pulses")
+procedure = Procedure(
+    "zero-shift", ZeroShiftConfig, zero_shift, "measure every cell's symmetry point by alternating pulses", zero_shift_sections
+)
 """The entry point."""

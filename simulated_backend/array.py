@@ -240,8 +240,8 @@ class EmulatedArray:
         size = (info.arrays, rows.samples)
         if tuple(rows.sign.shape) != (*size, info.rows) or tuple(cols.sign.shape) != (*size, info.cols):
             raise ShapeError(
-                f"update: trains {list(rows.sign.shape)} and {list(cols.sign.shape)} need [{info.arrays} sample {info.rows}] "
-                f"and [{info.arrays} sample {info.cols}]: place them on the board's lines"
+                f"update: trains {list(rows.sign.shape)} and {list(cols.sign.shape)} need "
+                f"[{info.arrays} sample {info.rows}] and [{info.arrays} sample {info.cols}]: place them on the board's lines"
             )
         self._check_active(active)
         cells = self._with_shape(shape)

@@ -83,9 +83,9 @@ def draw_traces(
     for place, trace in enumerate(traces):
         axes = fig.add_subplot(rows, cols, place + 1, sharex=first, sharey=first)
         first = first or axes
-        axes.plot(at, trace, ".", color=COLOURS[0], markersize=2.2, label="reading", rasterized=trace.size > 2000)
+        axes.plot(at, trace, ".", color=COLOURS[0], markersize=2.6, label="reading", rasterized=trace.size > 2000)
         if fitted is not None:
-            axes.plot(at, fitted[place], color=COLOURS[1], linewidth=1.1, label="fit")
+            axes.plot(at, fitted[place], color=COLOURS[1], linewidth=0.8, label="fit")
         if place < len(titles):
             axes.set_title(titles[place], fontsize=9)
         last = place + cols >= len(traces)

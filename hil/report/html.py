@@ -62,6 +62,7 @@ def write_report(run: RunReader, sections: Sequence[Section]) -> Path:
         ]
         loader = FileSystemLoader(Path(__file__).parent)
         page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        page.globals["wordy"] = _wordy
         text = page.get_template("report.html.j2").render(sections=shown, **_head(run))
         _write(path, text)
     except OSError as exc:
@@ -200,6 +201,11 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
         else value
     )
     return [(path, str(shown))] if path else []
+
+
+def _wordy(table: Table) -> list[bool]:
+    """Which columns hold sentences, to be wrapped."""
+    return [any(len(row[col]) > 40 for row in table.rows) for col in range(len(table.header))]
 
 
 def _write(path: Path, text: str) -> None:
