@@ -19,10 +19,9 @@ from hil.dry_run import DryRun
 from hil.errors import UsageError
 from hil.guard import guard
 from hil.ledger import Ledger
-from hil.limits import check_read_v
+from hil.limits import check_read_v, excluded_mask
 from hil.place import Allocator, Place, Region, Surface
 from hil.plugins import BackendPlugin, Wanted, find
-from hil.records import Array
 from hil.safety import SafeState
 from hil.wear import Wear
 
@@ -69,7 +68,7 @@ class Bench:
     @property
     def calibrations(self) -> CalibrationStore:
         """What is known of its devices."""
-        return CalibrationStore(self.state / "calibrations")
+        return CalibrationStore(self.state / "calibrations", read_only=self._dry)
 
     @property
     def infos(self) -> dict[str, ArrayInfo]:
@@ -130,7 +129,15 @@ class Bench:
     ) -> None:
         key = (backend.info.serial, wiring.shape)
         roles = role if key not in found else f"{found[key].role}+{role}"
-        found[key] = Surface(name, roles, backend, wiring.shape, self.config.nominal, self.config.read.averages)
+        usable = self._usable(wiring.board, backend.info)
+        found[key] = Surface(name, roles, backend, wiring.shape, self.config.nominal, self.config.read.averages, usable)
+
+    def _usable(self, board: str, info: ArrayInfo) -> Tensor:
+        """Cells that the limits do not exclude, bool [row col]."""
+        limits = self.config.boards[board].limits
+        if limits is None:
+            return torch.ones(info.rows, info.cols, dtype=torch.bool)
+        return ~torch.from_numpy(excluded_mask(limits, info, board))
 
     def _role(self, role: str) -> RoleConfig:
         if role == "a" and "a" in self.config.roles:
@@ -175,9 +182,9 @@ class Bench:
         inner = {name: getattr(backend, "inner", None) for name, backend in self.backends.items()}
         return {name: backend for name, backend in inner.items() if isinstance(backend, DryRun)}
 
-    def read_cells(self, board: str, mask: Array) -> Tensor:
+    def read_cells(self, board: str, mask: Tensor) -> Tensor:
         """Conductances of some cells of a board, NaN elsewhere; mask: bool [array row col]."""
-        return self.backends[board].read(torch.as_tensor(mask, dtype=torch.bool), self.config.read.averages)
+        return self.backends[board].read(mask, self.config.read.averages)
 
     @property
     def backends(self) -> dict[str, ArrayBackend]:
@@ -237,6 +244,6 @@ def open_bench(
             bench._boards[name] = entry
             if not plugin.elastic(settings):
                 entry.backend = bench._connect(entry, name, Wanted(name, "", None, None, bench.ids, config.seed))
-                entry.allocator = Allocator(entry.backend)
+                entry.allocator = Allocator(entry.backend, bench._usable(name, entry.backend.info))
         undo.pop_all()
     return bench

@@ -204,10 +204,10 @@ class Calibration:
 
 
 class CalibrationStore:
-    """A folder of calibrations, one file per board and pulse shape."""
+    """A folder of calibrations, one file per board and pulse shape. read_only: ``save`` writes nothing (dry runs)."""
 
-    def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: Path | str, read_only: bool = False) -> None:
+        self.directory, self.read_only = Path(directory), read_only
 
     def path(self, serial: str, shape: PulseShape) -> Path:
         """Where the calibration of this board and pulse lies, or would."""
@@ -223,7 +223,8 @@ class CalibrationStore:
     def save(self, calibration: Calibration) -> Path:
         """Keep it, in place of an older one; returns its path."""
         path = self.path(calibration.serial, calibration.shape)
-        calibration.save(path)
+        if not self.read_only:
+            calibration.save(path)
         return path
 
 

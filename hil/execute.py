@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hil.ledger import Ledger
 from hil.plugins import find, names
 from hil.procedure import Procedure
 from hil.report.section import Section
+from hil.reread import reread
 from hil.run_reader import RunReader
 from hil.safety import SafeState
 
@@ -118,22 +120,11 @@ def _ledger(todo: Plan) -> Ledger:
 
 def _account_for_pending(bench: Bench, ledger: Ledger) -> None:
     """Operations of which nobody knows whether they were applied: read their cells again, never send them again."""
-    pending = ledger.pending()
-    boards = bench.backends
-    for operation in pending:
-        board = boards.get(operation.board)
-        if board is None:
-            raise UsageError(
-                f"{ledger.folder}: operation {operation.number} is of {operation.board}, which this bench lacks"
-            )
-        touched = operation.cells.sum(axis=0) > 0
-        g = bench.read_cells(operation.board, touched)
-        ledger.event(
-            "reread",
-            {"operation": operation.number, "board": operation.board, "verb": operation.verb, "cells": int(touched.sum())},
-            {"mask": touched, "g_siemens": g},
-        )
-    ledger.settle([operation.number for operation in pending], "reread")
+    for operation in ledger.pending():
+        if operation.board not in bench.backends:
+            lacking = f"operation {operation.number} is of board {operation.board}, which this bench lacks"
+            raise UsageError(f"{ledger.folder}: {lacking}: resume it on the bench that it was made with")
+        reread(ledger, [operation], partial(bench.read_cells, operation.board))
 
 
 def make_report(folder: Path) -> Path | None:

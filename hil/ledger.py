@@ -7,7 +7,7 @@ run is under way, and what was committed survives SIGKILL. Tables, in ``hil.reco
 * ``units``: names that events use, with unit and description;
 * ``events``: numbered, with monotonic and UTC time and a JSON payload; their arrays lie in ``blobs`` as npy;
 * ``operations``: what a physical board is about to be sent, on the disk *before* the driver is called;
-  ``outcomes``: what became of it, with the digital state of the training loop;
+  ``outcomes``: the digital state of the training loop that went with it, and then what became of it;
 * ``results``: values with unit and acceptance limits; ``stops``: how the run ended, and whether its boards were safe.
 
 A resumed run appends to the same record. ``hil.run_reader`` reads it back.
@@ -68,8 +68,7 @@ class Ledger:
         self._mutex = threading.RLock()
         self.run = RunReader(folder, db, self._mutex)
         self._batched: int | None = None
-        self._digital: str | None = None
-        self._sent: dict[int, str | None] = {}
+        self._digital: Any = None
         self._safe: bool | None = None
         self._stopped = False
 
@@ -201,8 +200,11 @@ class Ledger:
         return number
 
     def digital_state(self, state: Any) -> None:
-        """The small digital state (JSON) from which to go on once the operations sent from now on are done."""
-        self._digital = to_json(state)
+        """The small digital state (JSON) that goes with operations from now on; a function is asked at each of them.
+
+        A resumed run goes on after the operation that was sent last, whether or not it is known to be done.
+        """
+        self._digital = state
 
     def intend(self, board: str, verb: str, shape: PulseShape, cells: Array, passes: int) -> int:
         """Record what is about to be sent, on the disk when this returns; gives the operation's number.
@@ -211,21 +213,23 @@ class Ledger:
         """
         text, packed = to_json(shape), pack_cells(cells)
         sha = hashlib.sha256(f"{board}/{verb}/{text}/{cells.shape}/".encode() + cells.astype("<i8").tobytes()).hexdigest()
-        row = (board, verb, text, int(cells.sum()), passes, packed, sha, *self._now())
+        now = self._now()
+        digital = self._digital() if callable(self._digital) else self._digital
+        row = (board, verb, text, int(cells.sum()), passes, packed, sha, *now)
         with self._transaction(full=True) as db:
             cursor = db.execute("INSERT INTO operations VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             number = int(cursor.lastrowid or 0)
-        self._sent[number] = self._digital
+            if digital is not None:
+                row = (number, "pending", "", to_json(digital), *now)
+                db.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", row)
         return number
 
     def settle(self, numbers: Sequence[int], status: Outcome, message: str = "") -> None:
-        """Record what became of operations; a done one takes along the digital state that was set when it was sent."""
+        """Record what became of operations."""
         now = self._now()
-        rows = [(number, status, message, self._sent.get(number) if status == "done" else None, *now) for number in numbers]
         with self._transaction() as db:
-            db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", rows)
-        for number in numbers:
-            self._sent.pop(number, None)
+            rows = [(number, status, message, *now) for number in numbers]
+            db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, NULL, ?, ?)", rows)
 
     def pending(self) -> list[Operation]:
         """Operations of which it is not known that they are done: read their cells again, never send them again."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from hil.backend import ArrayBackend, PulseShape
 from hil.config import Nominal, ReadConfig
 from hil.errors import UsageError
@@ -53,14 +56,29 @@ class Surface:
     shape: PulseShape
     nominal: Nominal
     averages: int
+    usable: Tensor | None = None
+    """bool [row col]: cells that the bench file does not exclude; None = all."""
+
+    @property
+    def mask(self) -> Tensor:
+        """The usable cells, bool [array row col]."""
+        info = self.backend.info
+        usable = torch.ones(info.rows, info.cols, dtype=torch.bool) if self.usable is None else self.usable
+        return usable.repeat(info.arrays, 1, 1)
 
 
 class Allocator:
-    """Hands out free rectangles of one board: first fit along the rows, then in the next strip of columns."""
+    """Hands out free rectangles of one board: first fit along the rows, then in the next strip of columns.
 
-    def __init__(self, backend: ArrayBackend) -> None:
+    usable: bool [row col], cells that may be used; default all. No rectangle holds another one.
+    """
+
+    def __init__(self, backend: ArrayBackend, usable: Tensor | None = None) -> None:
         self.backend = backend
-        self._used: list[_Box] = []
+        info = backend.info
+        self._excluded = 0 if usable is None else int((~usable).sum())
+        self._free = info.rows * info.cols - self._excluded
+        self._used: list[_Box] = [] if usable is None else _boxes(~usable)
 
     def place(self, inputs: int, outputs: int, name: str, board: str) -> tuple[Region, ...]:
         """Regions for a matrix: one where it fits, else blocks as large as what is free.
@@ -68,12 +86,13 @@ class Allocator:
         UsageError where the board has fewer free cells than the matrix; nothing is taken then.
         """
         info = self.backend.info
-        free = info.rows * info.cols - sum((b - a) * (d - c) for a, b, c, d in self._used)
-        if inputs * outputs > free:
+        if inputs * outputs > self._free:
+            without = f", {self._excluded} excluded by its limits" if self._excluded else ""
             raise UsageError(
                 f"matrix {name} ({inputs} x {outputs}) does not fit board {board} ({info.rows} x {info.cols}, "
-                f"{free} cells free): use a larger board, a second one, or a smaller network"
+                f"{self._free} cells free{without}): use a larger board, a second one, or a smaller network"
             )
+        self._free -= inputs * outputs
         regions: list[Region] = []
         todo = [(0, inputs, 0, outputs)]
         while todo:
@@ -106,6 +125,18 @@ class Allocator:
                 if most == height * width:
                     return best
         return best
+
+
+def _boxes(cells: Tensor) -> list[_Box]:
+    """Cells, bool [row col], as boxes: whole rows, whole columns, what is left one by one."""
+    height, width = cells.shape
+    rows, cols = cells.all(dim=1), cells.all(dim=0)
+    lone = cells & ~rows[:, None] & ~cols[None, :]
+    return [
+        *((row, row + 1, 0, width) for row in rows.nonzero().flatten().tolist()),
+        *((0, height, col, col + 1) for col in cols.nonzero().flatten().tolist()),
+        *((row, row + 1, col, col + 1) for row, col in lone.nonzero().tolist()),
+    ]
 
 
 _Box = tuple[int, int, int, int]

@@ -95,7 +95,7 @@ class Operation:
     status: Outcome | Literal["pending"]
     message: str
     digital: Any
-    """The digital state that was set when it was sent; None before it is known to be done."""
+    """The digital state that was set when it was sent; None where none was."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ __all__ = ["RunReader"]
 
 
 _OPERATIONS = (
-    "SELECT o.number, board, verb, shape, pulses, passes, cells, sha256, o.utc, status, message, digital "
+    "SELECT o.number, board, verb, shape, pulses, passes, cells, sha256, o.utc, status, message, "
+    "(SELECT digital FROM outcomes WHERE operation = o.number AND digital IS NOT NULL LIMIT 1) "
     "FROM operations o LEFT JOIN outcomes c ON c.rowid = (SELECT max(rowid) FROM outcomes WHERE operation = o.number)"
 )
 
@@ -149,13 +150,13 @@ class RunReader:
 
     def pending(self) -> list[Operation]:
         """Operations of which it is not known that they are done: read their cells again, never send them again."""
-        rows = self._rows(f"{_OPERATIONS} WHERE coalesce(status, 'uncertain') = 'uncertain' ORDER BY o.number")
+        rows = self._rows(f"{_OPERATIONS} WHERE coalesce(status, 'pending') IN ('pending', 'uncertain') ORDER BY o.number")
         return [_operation(row) for row in rows]
 
     def last_digital_state(self) -> Any:
-        """The digital state that went with the last done operation that had one; None before."""
-        # A resumed run may re-program cells before its training loop has set a state again.
-        query = "SELECT digital FROM outcomes WHERE status = 'done' AND digital IS NOT NULL ORDER BY operation DESC LIMIT 1"
+        """The digital state that went with the last operation that had one, whatever became of it; None before."""
+        # Not of the last that is known to be done: what came after it may have been applied, and is not to be sent again.
+        query = "SELECT digital FROM outcomes WHERE digital IS NOT NULL ORDER BY operation DESC LIMIT 1"
         rows = self._rows(query)
         return from_json(rows[0][0]) if rows else None
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hil.backend import Direction, HasReference
+from hil.driving import drive
 from hil.encoding import Stream, UpdateSettings, encode
 from hil.errors import ShapeError
 from hil.known import KnownDevices
@@ -23,8 +24,6 @@ __all__ = ["MAX_HALVINGS", "Tile"]
 
 MAX_HALVINGS = 10
 """Repeats of a saturated read before it is taken as it is."""
-
-_FULL = 1 - 1e-6
 
 
 class Tile:
@@ -78,7 +77,7 @@ class Tile:
         """
         x = torch.zeros(self.arrays, 1, self.inputs if transfer == "forward" else self.outputs)
         x.scatter_(2, line[:, None, None], 1.0)
-        return self._product(x, transfer, active)[0][:, 0]
+        return self._product(x, transfer, active, one_hot=True)[0][:, 0]
 
     def _managed(self, x: Tensor, direction: Direction, active: Tensor | None, bound_management: bool) -> Tensor:
         lines = self.inputs if direction == "forward" else self.outputs
@@ -100,18 +99,18 @@ class Tile:
             saturated = saturated & still
         return y * scale
 
-    def _product(self, x: Tensor, direction: Direction, active: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """W x (or W^T x) for |x| <= 1 in one analog pass, and which samples saturated [array sample] (None: cannot)."""
+    def _product(
+        self, x: Tensor, direction: Direction, active: Tensor | None, one_hot: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """W x (or W^T x) for |x| <= 1 in one analog read, and which samples saturated [array sample] (None: cannot)."""
         read_v = self.place.read.read_v
         volts = x * read_v
         if self._single:
-            region = self.place.regions[0]
-            current = region.backend.mvm(volts, direction, active)
-            total = self._less_rest(0, current, volts, direction, active)
-            full = region.backend.info.full_scale_a
-            saturated = (current.abs() >= full * _FULL).any(dim=2) if self._limited else None
+            applied, current, full = drive(self.place.regions[0].backend, volts, read_v, direction, active, one_hot)
+            total = self._less_rest(0, current, applied, direction, active)
+            saturated = None if full is None else full.any(dim=2)
         else:
-            total, saturated = self._sum_regions(volts, direction, active)
+            total, saturated = self._sum_regions(volts, direction, active, one_hot)
         return total / (self._per_weight[:, None, None] * read_v), saturated
 
     def _less_rest(self, number: int, current: Tensor, volts: Tensor, direction: Direction, active: Tensor | None) -> Tensor:
@@ -119,7 +118,9 @@ class Tile:
         rest = self._rest[number]
         return current if rest is None else current - matvec(volts, rest, direction, active)
 
-    def _sum_regions(self, volts: Tensor, direction: Direction, active: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _sum_regions(
+        self, volts: Tensor, direction: Direction, active: Tensor | None, one_hot: bool
+    ) -> tuple[Tensor, Tensor | None]:
         forward = direction == "forward"
         total = torch.zeros(self.arrays, volts.shape[1], self.outputs if forward else self.inputs)
         saturated = torch.zeros(self.arrays, volts.shape[1], dtype=torch.bool) if self._limited else None
@@ -128,12 +129,11 @@ class Tile:
             driven, sensed = (region.rows, region.cols) if forward else (region.cols, region.rows)
             source, sink = (region.inputs, region.outputs) if forward else (region.outputs, region.inputs)
             board = torch.zeros(self.arrays, volts.shape[1], info.rows if forward else info.cols)
-            part = volts[:, :, source]
-            board[:, :, driven] = part
-            current = region.backend.mvm(board, direction, active)[:, :, sensed]
-            total[:, :, sink] += self._less_rest(number, current, part, direction, active)
-            if saturated is not None:
-                saturated |= (current.abs() >= info.full_scale_a * _FULL).any(dim=2)
+            board[:, :, driven] = volts[:, :, source]
+            applied, current, full = drive(region.backend, board, self.place.read.read_v, direction, active, one_hot)
+            total[:, :, sink] += self._less_rest(number, current[:, :, sensed], applied[:, :, driven], direction, active)
+            if saturated is not None and full is not None:
+                saturated |= full[:, :, sensed].any(dim=2)
         return total, saturated
 
     def update(self, x: Tensor, d: Tensor, rate: Tensor, settings: UpdateSettings, active: Tensor | None = None) -> None:

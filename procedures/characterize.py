@@ -19,8 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from hil.backend import ArrayInfo
 from hil.calibration import QUANTITIES, Calibration
+from hil.errors import UsageError
 from hil.place import Surface
 from hil.procedure import Procedure
 from procedures.cells import CellEstimates, evaluate
@@ -150,12 +150,12 @@ def _plan(surface: Surface, config: CharacterizeConfig) -> Plan:
 
 
 def _measure(surface: Surface, config: CharacterizeConfig, run_id: str) -> SurfaceResult:
-    """Run the protocol on the whole surface, some rows at a time, and put the cells back on the map."""
+    """Run the protocol on the usable cells, some rows at a time, and put them back on the map."""
     info, plan = surface.backend.info, _plan(surface, config)
     cells: dict[str, Tensor] = {}
     moves = torch.zeros(info.arrays, info.rows, info.cols, dtype=torch.bool)
     plots: dict[str, np.ndarray[Any, Any]] = {}
-    for mask in _blocks(info, plan):
+    for mask in _blocks(surface, plan):
         raw = run_protocol(surface.backend, mask, surface.shape, plan)
         found = evaluate(raw, plan)
         moves[mask] = torch.from_numpy(raw.moves)
@@ -174,14 +174,18 @@ def _measure(surface: Surface, config: CharacterizeConfig, run_id: str) -> Surfa
     )  # fmt: skip
 
 
-def _blocks(info: ArrayInfo, plan: Plan) -> Iterator[Tensor]:
-    """Masks [array row col] of so many rows that the readings of all branches fit _BRANCH_BYTES."""
+def _blocks(surface: Surface, plan: Plan) -> Iterator[Tensor]:
+    """Masks [array row col] of the usable cells of so many rows that the readings of all branches fit _BRANCH_BYTES."""
+    info, usable = surface.backend.info, surface.mask
+    if not bool(usable.any()):
+        raise UsageError(f"{surface.name}: its limits exclude every cell: nothing is left to characterize")
     per_row = 8 * plan.cycles * (plan.reads + 1) * info.arrays * info.cols
     step = max(1, _BRANCH_BYTES // per_row)
     for first in range(0, info.rows, step):
-        mask = torch.zeros(info.arrays, info.rows, info.cols, dtype=torch.bool)
-        mask[:, first : first + step] = True
-        yield mask
+        mask = torch.zeros_like(usable)
+        mask[:, first : first + step] = usable[:, first : first + step]
+        if bool(mask.any()):
+            yield mask
 
 
 def _scatter(cells: dict[str, Tensor], where: Tensor, found: CellEstimates) -> None:
@@ -216,9 +220,12 @@ def _calibration(
 def _silent(rest: Tensor, moves: Tensor, surface: Surface) -> Iterator[SilentCell]:
     """Cells that do not respond, with what can be seen of why."""
     low, high = surface.nominal.g_min_siemens, surface.nominal.g_max_siemens
+    usable = surface.mask
     for array, row, col in (~moves).nonzero().tolist():
         g = float(rest[array, row, col])
-        if not np.isfinite(g):
+        if not usable[array, row, col]:
+            reason = "excluded in the bench file: neither pulsed nor read"
+        elif not np.isfinite(g):
             reason = "no reading"
         elif g > 3 * high:
             reason = f"shorted: {g:.3g} S, nominal maximum {high:.3g} S"

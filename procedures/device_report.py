@@ -43,8 +43,8 @@ def _latest(run: RunReader, kind: str) -> list[Event]:
     return list({event.payload["surface"]: event for event in run.events(kind)}.values())
 
 
-def _cells(arrays: Mapping[str, Array]) -> list[str]:
-    return [f"row {row}, col {col}" if array == 0 else f"array {array}, row {row}, col {col}" for array, row, col in arrays]
+def _cell_names(cells: Array) -> list[str]:
+    return [f"row {row}, col {col}" if array == 0 else f"array {array}, row {row}, col {col}" for array, row, col in cells]
 
 
 def _characterized(payload: Mapping[str, Any], arrays: Mapping[str, Array]) -> Section:
@@ -54,7 +54,8 @@ def _characterized(payload: Mapping[str, Any], arrays: Mapping[str, Array]) -> S
     several = f" Histograms hold {len(responds)} arrays; maps show the first." if len(responds) > 1 else ""
     text = (
         f"{number(int(responds.sum()))} of {number(responds.size)} cells respond to pulses, "
-        f"{number(int(arrays['no_sp'].sum()))} of these without a usable symmetry point. Each got up to {number(payload['pulses'])} pulses.{several}"
+        f"{number(int(arrays['no_sp'].sum()))} of these "
+        f"without a usable symmetry point. Each got up to {number(payload['pulses'])} pulses.{several}"
     )
     figures = [*_trace_figures(name, arrays), *_device_histograms(name, arrays), *_device_maps(name, arrays)]
     tables = [_quantities(arrays)]
@@ -75,7 +76,7 @@ def _trace_figures(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
     if len(arrays.get("sample_cell", ())) == 0:
         return []
     factor, unit = prefixed(arrays["trace_g"], "siemens")
-    titles = _cells(arrays["sample_cell"])
+    titles = _cell_names(arrays["sample_cell"])
 
     def traces(fig: Any) -> None:
         draw_traces(
@@ -114,11 +115,11 @@ def _device_histograms(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
         "lost while idle (% of range)": 100 * arrays["forgotten"][alive],
     }
     return [
-        Figure(f"{name}-histograms", "Responding cells by what was measured; dashed: median. Skew 0.5 is a symmetry point in "
-               "mid-range. Values far outside are counted at the edge.",
+        Figure(f"{name}-histograms", "Responding cells by what was measured; dashed: median. Skew 0.5 is a symmetry point "
+               "in mid-range. Values far outside are counted at the edge.",
                lambda fig: draw_histograms(fig, panels), (HALF[0], 5.4)),
-        Figure(f"{name}-model-test", "Two ways to the symmetry point compared, in standard errors: about normal with a standard "
-               "deviation of 1 where the linear-step device describes the cells.",
+        Figure(f"{name}-model-test", "Two ways to the symmetry point compared, in standard errors: about normal with a "
+               "standard deviation of 1 where the linear-step device describes the cells.",
                lambda fig: draw_histogram(fig, {"branches – alternating": arrays["model_z"][alive],
                                                 "from below – from above": arrays["ends_z"][alive]},
                                           "difference of symmetry points (standard errors)", mark=0.0), HALF),
@@ -130,7 +131,7 @@ def _device_maps(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
     return [
         Figure(f"{name}-map-sp", "Symmetry point of every cell.",
                lambda fig: draw_map(fig, factor * arrays["g_sp"][0], f"symmetry point ({unit})"), _map_size(arrays["g_sp"])),
-        Figure(f"{name}-map-alpha", "Asymmetry α of every cell: 0 = symmetric, 1 = soft bounds that end at the bounds of the weight.",
+        Figure(f"{name}-map-alpha", "Asymmetry α of every cell: 0 = symmetric, 1 = soft bounds at the weight's bounds.",
                lambda fig: draw_map(fig, arrays["alpha"][0], "asymmetry α"), _map_size(arrays["g_sp"])),
     ]  # fmt: skip
 
@@ -176,7 +177,8 @@ def _zero_shifted(payload: Mapping[str, Any], arrays: Mapping[str, Array]) -> Se
     figures = [
         *_tracking_figure(name, arrays),
         Figure(f"{name}-zero-shift-map", "Symmetry point of every cell, the reference of its weight 0.",
-               lambda fig: draw_map(fig, factor * arrays["g_sp"][0], f"symmetry point ({unit})", missing="none usable"), map_size),
+               lambda fig: draw_map(fig, factor * arrays["g_sp"][0], f"symmetry point ({unit})", missing="none usable"),
+               map_size),
         Figure(f"{name}-zero-shift-sp", "Symmetry points; dashed: median.",
                lambda fig: draw_histogram(fig, {"": factor * arrays["g_sp"][good]}, f"symmetry point ({unit})",
                                           mark=_median(factor * arrays["g_sp"][good])), HALF),
@@ -214,5 +216,5 @@ def _tracking_figure(name: str, arrays: Mapping[str, Array]) -> list[Figure]:
             fig, groups, "distance from the final estimate\n(% of the range)", target=0.0, note="final estimate"
         )
 
-    caption = "A few cells from mid-range on: the conductance wanders to the symmetry point, the estimate is there before it."
+    caption = "A few cells from mid-range on: the conductance drifts to the symmetry point, the estimate is there first."
     return [Figure(f"{name}-zero-shift-tracks", caption, draw, HALF)]

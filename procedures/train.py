@@ -145,7 +145,11 @@ def train(bench: Bench, config: TrainConfig, ledger: Ledger, label: str = "") ->
     saved = ledger.last_checkpoint()
     if saved is not None and saved.note != label:
         saved = None
-    if config.prepare == "measure" and config.algorithm != "digital" and saved is None:
+    going_on = ledger.run.last_digital_state() if bench.physical else None
+    if going_on is not None and going_on["label"] != label:
+        going_on = None
+    started = saved is not None or going_on is not None
+    if config.prepare == "measure" and config.algorithm != "digital" and not started:
         measure_devices(bench, widths, ledger)
     update = UpdateSettings(config.slots, config.management, config.slot_management, config.pulses)
     transfer_update = UpdateSettings(config.transfer_slots, config.management, config.slot_management, config.pulses)
@@ -155,8 +159,7 @@ def train(bench: Bench, config: TrainConfig, ledger: Ledger, label: str = "") ->
     )  # fmt: skip
     network = build(bench, plan)
     position, curves = Position(), Curves()
-    going_on = ledger.run.last_digital_state() if bench.physical else None
-    if saved is None and going_on is None:
+    if not started:
         programmed = initialise(bench, network, plan, ProgramLimits())
         for name, done in programmed.items():
             ledger.event(
@@ -216,6 +219,8 @@ class _Loop:
         """From the current position to the end."""
         where, config = self.position, self.config
         done = where.epoch * self.steps + where.step
+        if self.physical:
+            self.ledger.digital_state(self._small_state)
         with progress(f"train {config.algorithm}", config.epochs * self.steps) as advance:
             advance(done, "")
             while where.epoch < config.epochs:
@@ -233,8 +238,6 @@ class _Loop:
             group["lr"] = rate
         self.optimizer.active = where.active
         for step in range(where.step, self.steps):
-            if self.physical:
-                self.ledger.digital_state(self._small_state())
             index = order[:, step * config.batch : (step + 1) * config.batch]
             x, y = self.x[index], self.y[index]
             self.optimizer.zero_grad()
@@ -310,8 +313,11 @@ class _Loop:
         return table.view(self.bench.arrays, size, size)
 
     def _small_state(self) -> dict[str, Any]:
-        """Where a physical run is: goes with every operation."""
-        return {"epoch": self.position.epoch, "step": self.position.step, "layers": _plain(self.network.digital_state())}
+        """Where a physical run is: goes with every operation, taken as it is sent."""
+        return {
+            "label": self.label, "epoch": self.position.epoch, "step": self.position.step,
+            "loss": self._loss.tolist(), "right": self._right.tolist(), "layers": _plain(self.network.digital_state()),
+        }  # fmt: skip
 
     def save(self) -> None:
         """A checkpoint from which the run goes on bit-identically."""
@@ -324,17 +330,28 @@ class _Loop:
         self.ledger.checkpoint(state, self.position.epoch * self.steps + self.position.step, self.label)
 
     def go_on(self, small: dict[str, Any]) -> None:
-        """On a board the devices are the state: go on after the step whose operations were sent last.
+        """On a board the devices are the state: go on after the step of the operation that was sent last.
 
-        What was left of that step is skipped, since a pulse of it may have been applied already.
+        What was left of that step is skipped: what its gradients were, nobody knows any more. Layers whose turn had not
+        come keep their counters, so that neither a transfer nor a pulse train is left out or used twice.
         """
+        where = self.position
         for algorithm, part in zip(self.network.algorithms, small["layers"], strict=True):
             algorithm.load_state_dict(_tensors(part))
-        self.position.epoch, self.position.step = small["epoch"], small["step"] + 1
+        where.epoch, where.step = small["epoch"], small["step"] + 1
         for event in self.ledger.run.events("epoch"):
-            for name, value in self.ledger.run.arrays(event.number).items():
-                getattr(self.curves, name).append(torch.as_tensor(value))
-        if self.position.step >= self.steps:
+            if event.payload["label"] == self.label:
+                for name, value in self.ledger.run.arrays(event.number).items():
+                    getattr(self.curves, name).append(torch.as_tensor(value))
+        if self.config.patience is not None:
+            for accuracy in self.curves.validation:
+                self._stop_early(accuracy, self.config.patience)
+        if len(self.curves.loss) > where.epoch:
+            where.epoch, where.step = where.epoch + 1, 0
+            return
+        self._loss.copy_(torch.tensor(small["loss"]))
+        self._right.copy_(torch.tensor(small["right"]))
+        if where.step >= self.steps:
             self._close_epoch()
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,7 +196,7 @@ def _comparison(trained: list[_Trained]) -> Section:
     figures = (
         Figure("comparison-curves", f"Test accuracy after every epoch: mean over seeds; {seeds}.",
                lambda fig: draw_curves(fig, curves, "test accuracy (%)"), HALF),
-        Figure("comparison-accuracy", "Test accuracy at the end: a dot per seed, bar at the mean; ± standard deviation over seeds.",
+        Figure("comparison-accuracy", "Test accuracy at the end: a dot per seed, bar at the mean, ± standard deviation.",
                lambda fig: draw_bars(fig, {one.label: one.accuracy for one in trained}, "test accuracy (%)"),
                (HALF[0], max(height, 2.4))),
     )  # fmt: skip
@@ -220,7 +221,7 @@ def _section(one: _Trained, classes: list[str] | None) -> Section:
     side = 4.4 if size <= 12 else 4.6
     figures.insert(
         min(len(figures), 2),
-        Figure(f"{one.label}-confusion", "What was taken for what in the test part, in percent of the true class, all seeds together.",
+        Figure(f"{one.label}-confusion", "What was taken for what in the test part, percent of the true class, all seeds.",
                lambda fig: draw_confusion(fig, one.arrays["confusion"], classes), (HALF[0], side * 0.87)),
     )  # fmt: skip
     text = f"Test accuracy {_mean_std(one.accuracy)} % "
@@ -258,15 +259,17 @@ def _curve_figures(one: _Trained) -> list[Figure]:
 def _histogram_figures(one: _Trained) -> list[Figure]:
     figures = []
     for kind, what, unit in (
-        ("weights", "weight", "1"), ("conductance", "conductance", "siemens"), ("pulses", "pulses of a cell, up and down", "1"),
-    ):  # fmt: skip
+        ("weights", "weight", "1"),
+        ("conductance", "conductance", "siemens"),
+        ("pulses", "pulses of a cell, up and down", "1"),
+    ):
         panels = {m: (one.arrays[f"{m}_{kind}_counts"], one.arrays[f"{m}_{kind}_edges"])
                   for m in one.matrices if f"{m}_{kind}_counts" in one.arrays}  # fmt: skip
         if panels:
             rows = -(-len(panels) // 2) if len(panels) > 1 else 1
             figures.append(
                 Figure(f"{one.label}-{kind}", f"Every matrix at the end: {what}; all seeds together.",
-                       lambda fig, p=panels, w=what, u=unit: _draw_panels(fig, p, w, u), (HALF[0], 1.3 + 1.9 * rows))
+                       partial(_draw_panels, panels=panels, what=what, unit=unit), (HALF[0], 1.3 + 1.9 * rows))
             )  # fmt: skip
     return figures
 

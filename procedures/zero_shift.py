@@ -63,14 +63,15 @@ class ZeroShiftSurface:
     pulses: Tensor
     """int64: pulses each cell got."""
     reason: Tensor
-    """int8: 0 measured, 1 no response, 2 alpha too small, 3 not converged, 4 symmetry point outside the range."""
+    """int8: 0 measured, 1 no response, 2 alpha too small, 3 not converged, 4 symmetry point outside the range; -1 excluded
+    in the bench file."""
     change: Tensor
     """g_sp - g_sp as characterized, in fractions of the range."""
     rows: tuple[tuple[str, float, str, str], ...]
     """(name, value, unit, definition)."""
     tracks: dict[str, np.ndarray[Any, Any]]
-    """A few cells: track_cell [sample 3] (array, row, col); track_pulse [segment], alternating pulses by then; and in siemens
-    track_g (a reading), track_sp (the estimate by then), track_se [sample segment], NaN once the cell gets no more pulses."""
+    """A few cells: track_cell [sample 3] (array, row, col); track_pulse [segment], alternating pulses by then; in siemens
+    track_g (a reading), track_sp (the estimate by then), track_se [sample segment], NaN once a cell gets no more pulses."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def zero_shift(bench: Any, config: ZeroShiftConfig, ledger: Any) -> ZeroShiftRes
 
 def _measure(surface: Surface, known: Calibration, config: ZeroShiftConfig, run_id: str) -> ZeroShiftSurface:
     alpha_ok = known.alpha.nan_to_num(0.0) >= config.min_alpha
-    mask = known.responds & alpha_ok & (known.step > 0) & (known.slope_up + known.slope_down > 0)
+    # A cell may have been excluded since it was characterized.
+    usable = surface.mask
+    mask = usable & known.responds & alpha_ok & (known.step > 0) & (known.slope_up + known.slope_down > 0)
     pulses = torch.zeros(mask.shape, dtype=torch.int64)
     sp, se = (torch.full(mask.shape, torch.nan, dtype=torch.float64) for _ in range(2))
     tracks: dict[str, np.ndarray[Any, Any]] = {}
@@ -118,6 +121,7 @@ def _measure(surface: Surface, known: Calibration, config: ZeroShiftConfig, run_
     reason[~(se <= config.largest_error * span)] = 3
     reason[~mask] = 2
     reason[~known.responds] = 1
+    reason[~usable] = -1
     good = reason == 0
     found = torch.where(good, sp, torch.nan).float()
     found_se = torch.where(good, se, torch.nan).float()
@@ -230,6 +234,7 @@ def _rows(error: Tensor, pulses: Tensor, reason: Tensor, change: Tensor) -> list
     labels = ("measured", "not_responding", "alpha_too_small", "not_converged", "outside_range")
     return [
         *((name, float((reason == code).sum()), "1", "cells by outcome") for code, name in enumerate(labels)),
+        ("excluded", float((reason == -1).sum()), "1", "cells that the bench file excludes, left alone"),
         ("sp_error", middle(error[good]), "1", "median standard error of G_sp / (G_max - G_min)"),
         ("sp_change", middle(change[good].abs()), "1", "median |G_sp - G_sp as characterized| / (G_max - G_min)"),
         ("pulses_median", middle(used), "1", "pulses of a cell, those to mid-range included"),
@@ -249,6 +254,10 @@ def _record(ledger: Any, result: ZeroShiftSurface) -> None:
 
 
 procedure = Procedure(
-    "zero-shift", ZeroShiftConfig, zero_shift, "measure every cell's symmetry point by alternating pulses", zero_shift_sections
+    "zero-shift",
+    ZeroShiftConfig,
+    zero_shift,
+    "measure every cell's symmetry point by alternating pulses",
+    zero_shift_sections,
 )
 """The entry point."""

@@ -97,7 +97,7 @@ class EmulatedArray:
             arrays=len(self._ids), rows=rows, cols=cols, physical=False, vendor="crosspoint-hil", model="emulated array",
             serial="emu-" + hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest(), firmware="1",
             read_v=Range(-p.read_v_max, p.read_v_max), pulse_v=Range(-5.0, 5.0), width_s=Range(1e-9, 1.0),
-            read_levels=2**p.dac_bits - 1 if p.dac_bits else 0, adc_bits=p.adc_bits,
+            read_levels=_levels(p.dac_bits), adc_bits=p.adc_bits,
             full_scale_a=float(torch.tensor(p.full_scale) * self._unit), select_scheme="V/2", reference=p.reference,
             g_mid_siemens=s.g_mid_siemens,
         )  # fmt: skip
@@ -140,7 +140,7 @@ class EmulatedArray:
         samples = volts.shape[1]
         x = volts / p.read_v_max
         if p.dac_bits:
-            half = 2 ** (p.dac_bits - 1) - 1
+            half = max(1, 2 ** (p.dac_bits - 1) - 1)
             x = (x * half).round() / half
         key = self._noise["mvm"].keys(samples, active) if p.in_noise > 0 or p.out_noise > 0 else None
         if key is not None and p.in_noise > 0:
@@ -375,6 +375,11 @@ class EmulatedArray:
         for state in (self._cells.state, self._cells.hidden):
             if state is not None:
                 state += up.unsqueeze(axis) * (p["high"] - state) + down.unsqueeze(axis) * (p["low"] - state)
+
+
+def _levels(bits: int) -> int:
+    """Levels of the read DAC: 1 bit is one common voltage on chosen lines."""
+    return (0, 2)[bits] if bits < 2 else (1 << bits) - 1
 
 
 def _choose_kernel(name: str, model: str, device: torch.device) -> ModuleType:

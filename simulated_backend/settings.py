@@ -22,7 +22,7 @@ class PeripherySettings(BaseModel):
     read_v_max: float = Field(default=0.2, gt=0)
     """Largest read voltage, volt; one unit of input."""
     dac_bits: int = Field(default=7, ge=0, le=24)
-    """Levels 2^bits - 1 from -read_v_max to read_v_max; 0 = continuous."""
+    """Levels 2^bits - 1 from -read_v_max to read_v_max; 0 = continuous, 1 = one common voltage on chosen lines."""
     adc_bits: int = Field(default=9, ge=0, le=24)
     """Levels 2^bits - 1 from -full scale to full scale; 0 = continuous."""
     full_scale: float = Field(default=12.0, gt=0)

@@ -98,12 +98,14 @@ class TikiTaka:
         inputs = rates.transfer == "inputs"
         for number in range(int(rates.n_reads.max())):
             who = due & (number < rates.n_reads)
-            value = self._a.read_line(self._next, "forward" if inputs else "backward", who)[:, None]
+            line = self._next
+            value = self._a.read_line(line, "forward" if inputs else "backward", who)[:, None]
             one_hot = torch.zeros(len(due), 1, self._lines)
-            one_hot.scatter_(2, self._next[:, None, None], 1.0)
+            one_hot.scatter_(2, line[:, None, None], 1.0)
             x, d = (one_hot, value) if inputs else (value, one_hot)
+            # Before the pulses go out: on a board the state that is recorded with them is where to go on after them.
+            self._next = torch.where(who, (line + 1) % self._lines, line)
             self._c.update(x, d, rates.lr_c * factor, rates.transfer_update, who)
-            self._next = torch.where(who, (self._next + 1) % self._lines, self._next)
 
     def state_dict(self) -> dict[str, Any]:
         return {

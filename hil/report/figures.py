@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import floor, log10
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -80,8 +80,8 @@ def draw_histograms(fig: Figure, panels: Mapping[str, Any], cols: int = 2, ylabe
 def draw_map(fig: Figure, values: Any, label: str, signed: bool = False, missing: str = "no value") -> None:
     """An array seen from above, values [row col]; cells without a value are grey, which is said below the map.
 
-    signed: zero in the middle of a two-sided colour scale. The scale spans the central 98 %; arrows say that values
-    lie beyond.
+    signed: zero in the middle of a two-sided colour scale. The scale spans the bulk, 98 % at most; arrows say that
+    values lie beyond.
     """
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
@@ -92,7 +92,7 @@ def draw_map(fig: Figure, values: Any, label: str, signed: bool = False, missing
     axes = fig.add_subplot()
     # A very long matrix on its side would be a hair: its cells then need not be square.
     rows, cols = values.shape
-    aspect = "equal" if 0.4 <= cols / rows <= 3.5 else "auto"
+    aspect: Literal["equal", "auto"] = "equal" if 0.4 <= cols / rows <= 3.5 else "auto"
     image = axes.imshow(
         np.ma.masked_invalid(values), cmap=shades, vmin=low, vmax=high, interpolation="nearest", aspect=aspect,
     )  # fmt: skip
@@ -218,10 +218,13 @@ def _counts(
 
 
 def _colour_range(values: Any, signed: bool) -> tuple[float, float, str]:
-    """Ends of the colour scale over the central 98 %, and at which of them values lie beyond."""
+    """Ends of the colour scale over the bulk, and at which of them values lie beyond."""
     if values.size == 0:
         return (-1.0, 1.0, "neither") if signed else (0.0, 1.0, "neither")
-    low, high = (float(end) for end in np.percentile(values, [1, 99]))
+    first, near, middle, far, last = (float(end) for end in np.percentile(values, [1, 16, 50, 84, 99]))
+    # Of a long tail only as much as leaves the bulk distinguishable.
+    low = max(first, middle - 5 * (middle - near)) if near < middle else first
+    high = min(last, middle + 5 * (far - middle)) if far > middle else last
     if signed:
         high = max(abs(low), abs(high)) or 1.0
         low = -high

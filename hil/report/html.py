@@ -141,7 +141,9 @@ def _boards(boards: Mapping[str, Mapping[str, Any]]) -> Table:
 def _results(results: Mapping[str, Result]) -> list[dict[str, Any]]:
     """One table of the plain results, then one per set of results called "OWNER: NAME", a column per owner."""
     plain = {name: result for name, result in results.items() if ": " not in name}
-    tables = [] if not plain else [{"owners": [""], "rows": [_row(name, [result]) for name, result in plain.items()]}]
+    tables: list[dict[str, Any]] = (
+        [] if not plain else [{"owners": [""], "rows": [_row(name, [result]) for name, result in plain.items()]}]
+    )
     owned: dict[str, dict[str, Result]] = {}
     for full, result in results.items():
         owner, split, name = full.partition(": ")

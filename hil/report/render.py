@@ -60,7 +60,8 @@ def render(figure: Figure, folder: Path, stem: str) -> Picture:
         figure.draw(canvas)
         kind = "png" if _heavy(canvas) else "svg"
         buffer = io.BytesIO()
-        # Cut to what is drawn: nothing is clipped, whatever the layout made of it. Neither the date nor the program: the same data give the same bytes.
+        # Cut to what is drawn: nothing is clipped, whatever the layout made of it.
+        # Neither the date nor the program: the same data give the same bytes.
         if kind == "png":
             canvas.savefig(
                 buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", pad_inches=0.06, metadata={"Software": None}
@@ -83,5 +84,5 @@ def _heavy(canvas: Canvas) -> bool:
         if axes.images:
             return True
         corners += sum(np.size(line.get_xdata()) for line in axes.lines)
-        corners += sum(len(path.vertices) for group in axes.collections for path in group.get_paths())
+        corners += sum(np.shape(path.vertices)[0] for group in axes.collections for path in group.get_paths())
     return corners > _SVG_VERTICES

@@ -43,7 +43,7 @@ MISSING = "0.78"
 HALF, WIDE = (4.6, 3.3), (7.0, 3.6)
 """Sizes in inches: two figures side by side, or one across the page. Drawn small so that type stays large."""
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 10.0, "axes.titlesize": 10.0, "axes.labelsize": 10.0,
     "xtick.labelsize": 9.0, "ytick.labelsize": 9.0, "legend.fontsize": 9.0, "legend.frameon": False,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.edgecolor": "0.25",

@@ -244,9 +244,9 @@ def test_operations(tmp_path):
         second = ledger.intend("main", "update", SHAPE, CELLS * 0 + 300, 4)
         third = ledger.intend("main", "update", SHAPE, CELLS, 4)
         assert [operation.number for operation in ledger.pending()] == [first, second, third]
-        assert ledger.run.last_digital_state() is None
+        assert ledger.run.last_digital_state() == {"step": 2}
         ledger.settle([first], "done")
-        assert ledger.run.last_digital_state() == {"step": 1}
+        assert ledger.run.last_digital_state() == {"step": 2}
         ledger.settle([second], "uncertain", "no answer")
         ledger.settle([third], "done")
         assert ledger.run.last_digital_state() == {"step": 2}
@@ -261,7 +261,7 @@ def test_operations(tmp_path):
         one, two, three = ledger.run.operations()
     np.testing.assert_array_equal(one.cells, CELLS)
     assert one.shape["up_v"] == 1.0
-    assert (two.status, two.digital, three.digital) == ("reread", None, {"step": 2})
+    assert (two.status, one.digital, two.digital, three.digital) == ("reread", {"step": 1}, {"step": 2}, {"step": 2})
     assert one.sha256 != three.sha256
     with Ledger.resume(ledger.folder) as again:
         again.settle([again.intend("main", "pulse", SHAPE, CELLS, 66)], "done")

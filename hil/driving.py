@@ -1,0 +1,71 @@
+"""Voltages as a board can make them: rounded to its DAC, or bit by bit where it has one common read voltage.
+
+With one common voltage (``info.read_levels == 2``) the inputs are fed bit-serially (shift and add): input magnitudes become
+integers of BITS bits, every bit and either sign is one pass in which the chosen lines get the common voltage, and
+
+    I = sum_k 2^k / (2^BITS - 1) (I_k,plus - I_k,minus)
+
+A one-hot input is a single pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hil.backend import ArrayBackend, Direction
+
+__all__ = ["BITS", "drive"]
+
+BITS = 7
+"""Bits of an input that is fed bit-serially; as many as the default DAC has."""
+
+_FULL = 1 - 1e-6
+
+
+def drive(
+    backend: ArrayBackend, volts: Tensor, read_v: float, direction: Direction, active: Tensor | None, one_hot: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(volts as applied, current, saturated) of one matrix-vector product.
+
+    volts: float32 [array sample line], |volts| <= read_v; current: float32 [array sample sensed] in ampere;
+    saturated: bool [array sample sensed], None where the board cannot saturate. one_hot: every line is at 0 or read_v.
+    """
+    info = backend.info
+    if info.read_levels == 2:
+        return _bit_serial(backend, volts, read_v, direction, active, one_hot)
+    if info.read_levels > 2:
+        grain = (info.read_v.high - info.read_v.low) / (info.read_levels - 1)
+        volts = (volts / grain).round() * grain
+    current = backend.mvm(volts, direction, active)
+    return volts, current, _saturated(backend, current)
+
+
+def _saturated(backend: ArrayBackend, current: Tensor) -> Tensor | None:
+    full = backend.info.full_scale_a
+    return None if full == float("inf") else current.abs() >= full * _FULL
+
+
+def _bit_serial(
+    backend: ArrayBackend, volts: Tensor, read_v: float, direction: Direction, active: Tensor | None, one_hot: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    if one_hot:
+        current = backend.mvm(volts, direction, active)
+        return volts, current, _saturated(backend, current)
+    arrays, samples, lines = volts.shape
+    top = 2**BITS - 1
+    size = (volts.abs() * (top / read_v)).round().to(torch.int64)
+    bit = torch.arange(BITS)
+    on = ((size[..., None] >> bit) & 1).bool()
+    planes = torch.stack([on & (volts > 0)[..., None], on & (volts < 0)[..., None]], dim=-1).flatten(3)
+    weight = torch.stack([2.0**bit, -(2.0**bit)], dim=-1).flatten() / top
+    if backend.info.physical:
+        # Time on a board is dear; a population must take the same passes whatever its neighbours' inputs are.
+        used = planes.flatten(0, 2).any(dim=0)
+        planes, weight = planes[..., used], weight[used]
+    passes = planes.permute(0, 1, 3, 2).reshape(arrays, -1, lines).float() * read_v
+    current = backend.mvm(passes, direction, active).view(arrays, samples, len(weight), -1)
+    saturated = _saturated(backend, current)
+    applied = torch.sign(volts) * size * (read_v / top)
+    total = (current * weight[:, None]).sum(dim=2)
+    return applied.float(), total, None if saturated is None else saturated.any(dim=2)
