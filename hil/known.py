@@ -15,7 +15,7 @@ from hil.place import Place
 
 __all__ = ["KnownDevices", "ReferenceChoice", "from_nominal", "known_devices"]
 
-ReferenceChoice = Literal["sp", "mid"]
+ReferenceChoice = Literal["sp", "mid", "nominal"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def known_devices(
     """What is known of a matrix on its regions. Without a calibration: nominal values.
 
     reference "sp": measured symmetry points (mid-range where a cell has none); UsageError where nobody measured them.
-    reference "mid": the middle of each measured range, or the nominal middle.
+    reference "mid": the middle of each cell's measured range, or the nominal middle where nobody measured it;
+    "nominal": the middle of the nominal range for all cells.
     """
     known = from_nominal(place.nominal, arrays, place.inputs, place.outputs)
     found: list[Calibration | None] = [
@@ -95,7 +96,8 @@ def known_devices(
     count = responds.flatten(1).sum(dim=1).clamp(min=1)
     step = (out["step_siemens"] * responds).flatten(1).sum(dim=1) / count / known.siemens_per_weight
     measured = replace(known, **out, responds=responds, step_weight=step, measured=True)
-    return measured if reference == "sp" else replace(measured, g_ref=measured.mid)
+    choices = {"sp": measured.g_ref, "mid": measured.mid, "nominal": known.g_ref}
+    return replace(measured, g_ref=choices[reference])
 
 
 _CELLS = ("g_min", "g_max", "g_sp", "g_ref", "step_siemens", "slope_up", "slope_down")

@@ -59,7 +59,7 @@ def demo(bench: Bench, config: DemoConfig, ledger: Ledger) -> DemoResult:
     tiki_taka: dict[str, Any] = {"lr_a": config.lr_a, "lr_c": config.lr_c, "n_s": config.n_s}
     runs = {
         "analog SGD": TrainConfig(algorithm="sgd", lr=config.lr_sgd, **common),
-        "Tiki-Taka": TrainConfig(algorithm="tiki-taka", reference_a="mid", **tiki_taka, **common),
+        "Tiki-Taka": TrainConfig(algorithm="tiki-taka", reference_a="nominal", **tiki_taka, **common),
         "Tiki-Taka, zero-shifted": TrainConfig(algorithm="tiki-taka", reference_a="sp", **tiki_taka, **common),
     }
     found: dict[str, TrainResult] = {}

@@ -81,7 +81,7 @@ class TrainConfig(BaseModel):
     """Epochs after which rates are multiplied by ``decay``."""
     decay: float = Field(default=0.5, gt=0, le=1)
     reference_a: ReferenceChoice = "sp"
-    """Weight 0 of A: its symmetry points as measured, or mid-range."""
+    """Weight 0 of A: symmetry points as measured, the middle of each measured range, or the nominal middle for all."""
     reference_c: ReferenceChoice = "sp"
     prepare: Literal["stored", "measure"] = "stored"
     """``measure`` runs characterize and zero-shift on the matrices first."""
