@@ -281,7 +281,7 @@ def _draw_panels(fig: Any, panels: Mapping[str, tuple[Array, Array]], what: str,
     rows = -(-len(panels) // cols)
     parts = np.ravel(fig.subfigures(rows, cols))
     for place, (name, (counts, edges)) in enumerate(panels.items()):
-        draw_counts(parts[place], {name: counts}, edges * factor, "", "cells" if place % cols == 0 else "")
+        draw_counts(parts[place], {name: counts}, edges * factor, "", "cells" if place % cols == 0 else "", ticks=4)
         parts[place].axes[0].set_title(name)
     fig.supxlabel(f"{what} ({label})" if label else what, fontsize=10)
 

@@ -58,10 +58,14 @@ def draw_histogram(
 
 
 def draw_counts(
-    fig: Figure, counts: Mapping[str, Any], edges: Any, xlabel: str, ylabel: str = "cells", mark: float | None = None
-) -> None:
-    """Histograms that have been counted already: counts [bin] by name, edges [bin + 1] in the units of ``xlabel``."""
-    _counts(fig.add_subplot(), counts, edges, xlabel, ylabel, mark)
+    fig: Figure, counts: Mapping[str, Any], edges: Any, xlabel: str, ylabel: str = "cells", mark: float | None = None,
+    ticks: int = 6,
+) -> None:  # fmt: skip
+    """Histograms that have been counted already: counts [bin] by name, edges [bin + 1] in the units of ``xlabel``.
+
+    ticks: at most about so many on the x axis.
+    """
+    _counts(fig.add_subplot(), counts, edges, xlabel, ylabel, mark, ticks)
 
 
 def draw_histograms(fig: Figure, panels: Mapping[str, Any], cols: int = 2, ylabel: str = "cells", bins: int = 30) -> None:
