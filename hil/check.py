@@ -15,6 +15,7 @@ from hil.bench import open_bench
 from hil.config import load_bench
 from hil.errors import HilError
 from hil.execute import plan, state_folder
+from hil.guard import PhysicalGuard
 from hil.ledger import Ledger
 
 __all__ = ["check_bench"]
@@ -54,13 +55,17 @@ def _dry_run(procedure: str, bench: str, changes: Sequence[str], runs: Path, con
         except HilError as exc:
             console.print(f"dry run ends early: {exc}", soft_wrap=True)
             summaries["ends_early"] = str(exc)
-        table = Table("board", "operations", "pulses up", "pulses down", "most on a cell", "device time", title="dry run")
+        heads = ("board", "operations", "pulses up", "pulses down", "most on a cell", "wear after it", "device time")
+        table = Table(*heads, title="dry run")
         for name, recorder in opened.dry_runs().items():
             summary = recorder.summary()
-            summaries[name] = asdict(summary)
+            board = opened.backends[name]
+            # Of a copy of the counters: what the cell that has had most would have had, all runs together.
+            worn = int(board.wear.cells(board.info).pulses.max()) if isinstance(board, PhysicalGuard) else None
+            summaries[name] = {**asdict(summary), "wear_after": worn}
             table.add_row(
                 name, str(summary.operations), str(summary.pulses_up), str(summary.pulses_down),
-                str(summary.pulses_per_cell_max), f"{summary.seconds:.3g} s",
+                str(summary.pulses_per_cell_max), "-" if worn is None else str(worn), f"{summary.seconds:.3g} s",
             )  # fmt: skip
         console.print(table)
     return summaries

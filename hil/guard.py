@@ -4,7 +4,9 @@ In front of a **physical** board every operation is compiled to pulses per cell,
 the wear counters, put on the disk as intended, given to the driver, recorded as done. A driver may post a pulse or
 update, so these count as done when the next read, mvm, trace, verify, status or safe comes back without an error; until
 then ``Ledger.pending`` has them. Where the driver raises, an operation is ``uncertain`` (its cells are to be read
-again), or ``refused`` if the driver turned its arguments down and sent nothing.
+again), or ``refused`` if the driver turned its arguments down and sent nothing. Where a ``pulse`` or ``update`` is
+lost (PulseOutcomeUnknown), the guard reads its cells again, skips it and goes on, UNKNOWN_IN_A_ROW times at most; a
+``trace`` or ``verify`` that is lost has lost its readings too, and raises.
 
 In front of the **emulator** a pulse shape is checked once and every verb goes straight through.
 
@@ -35,13 +37,17 @@ from hil.backend import (
 )
 from hil.compiled import compile_pulses, compile_trace, compile_update
 from hil.encoding import PulseTrain
-from hil.errors import HardwareError, HilError, LimitError, ShapeError, UsageError
+from hil.errors import HardwareError, HilError, LimitError, PulseOutcomeUnknown, ShapeError, UsageError
 from hil.ledger import Ledger
 from hil.limits import Limits, check_cells, check_shape, check_volts, excluded_mask
 from hil.records import Array, Outcome
+from hil.reread import reread
 from hil.wear import Wear
 
-__all__ = ["EmulatedGuard", "Guard", "PhysicalGuard", "guard"]
+__all__ = ["UNKNOWN_IN_A_ROW", "EmulatedGuard", "Guard", "PhysicalGuard", "guard"]
+
+UNKNOWN_IN_A_ROW = 10
+"""Times that pulses may be lost without one in between that is known to be done."""
 
 _SHAPES = 1024
 """Shapes an emulated guard remembers; a population that changes its shape at every step must not fill the memory."""
@@ -160,6 +166,7 @@ class PhysicalGuard:
         self._limits, self._ledger, self._board = limits, ledger, board_name
         self._excluded = None if limits is None else excluded_mask(limits, self.info, board_name)
         self._posted: list[int] = []
+        self._unknown = 0
         self.__dict__.update(_companions(backend))
         if isinstance(backend, HasVerify):
             self.__dict__["verify"] = self._verify
@@ -189,7 +196,7 @@ class PhysicalGuard:
         if counts.dtype != torch.int32 or tuple(counts.shape) != size:
             raise ShapeError(f"pulse: counts {counts.dtype} {list(counts.shape)}: needs int32 {list(size)} [array row col]")
         cells = compile_pulses(counts)
-        self._send("pulse", shape, cells, int(cells.sum()), lambda: self.inner.pulse(counts, shape), posted=True)
+        self._post("pulse", shape, cells, int(cells.sum()), lambda: self.inner.pulse(counts, shape))
 
     def trace(self, polarity: Tensor, mask: Tensor, shape: PulseShape, every: int = 1) -> Tensor:
         """As the backend's, checked and recorded."""
@@ -210,7 +217,7 @@ class PhysicalGuard:
             if tuple(train.sign.shape) != size:
                 raise ShapeError(f"update: {name} {list(train.sign.shape)}: needs {list(size)} [array sample {name[:-1]}]")
         cells, passes = compile_update(rows, cols, active)
-        self._send("update", shape, cells, passes, lambda: self.inner.update(rows, cols, shape, active), posted=True)
+        self._post("update", shape, cells, passes, lambda: self.inner.update(rows, cols, shape, active))
 
     def safe(self) -> bool:
         """As the backend's; what was posted is known to be done once the board has confirmed."""
@@ -272,6 +279,24 @@ class PhysicalGuard:
         self.inner.set_reference(g_siemens)
         if self._ledger is not None:
             self._ledger.event("reference", {"board": self._board}, arrays={"g_siemens": g_siemens})
+
+    def _post(self, verb: str, shape: PulseShape, cells: Array, passes: int, call: Callable[[], None]) -> None:
+        """``_send`` of what has no answer to lose but its own."""
+        try:
+            self._send(verb, shape, cells, passes, call, posted=True)
+        except PulseOutcomeUnknown as exc:
+            self._skip(exc)
+
+    def _skip(self, lost: PulseOutcomeUnknown) -> None:
+        """Read the cells of what was lost and settle it; ``lost`` itself where that has happened too often in a row."""
+        ledger = self._ledger
+        pending = [] if ledger is None else [one for one in ledger.pending() if one.board == self._board]
+        self._unknown += 1
+        if ledger is None or not pending or self._unknown > UNKNOWN_IN_A_ROW:
+            raise lost
+        numbers = [one.number for one in pending]
+        ledger.event("outcome-unknown", {"board": self._board, "operations": numbers, "message": str(lost)})
+        reread(ledger, pending, self.read)
 
     def _send(
         self,
@@ -337,7 +362,10 @@ class PhysicalGuard:
         except HardwareError as exc:
             with suppress(HilError):
                 self._settle_posted("uncertain", str(exc))
-            raise
+            if not isinstance(exc, PulseOutcomeUnknown):
+                raise
+            self._skip(exc)
+            return self._barrier(call)
         self._settle_posted("done")
         return result
 
@@ -345,6 +373,8 @@ class PhysicalGuard:
         if self._posted and self._ledger is not None:
             self._ledger.settle(self._posted, outcome, message)
             self._posted.clear()
+            if outcome == "done":
+                self._unknown = 0
 
 
 Guard = PhysicalGuard | EmulatedGuard

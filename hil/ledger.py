@@ -220,8 +220,8 @@ class Ledger:
             cursor = db.execute("INSERT INTO operations VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             number = int(cursor.lastrowid or 0)
             if digital is not None:
-                row = (number, "pending", "", to_json(digital), *now)
-                db.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", row)
+                sent = (number, "pending", "", to_json(digital), *now)
+                db.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?)", sent)
         return number
 
     def settle(self, numbers: Sequence[int], status: Outcome, message: str = "") -> None:

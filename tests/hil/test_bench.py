@@ -391,6 +391,6 @@ class TestState:
         with open_bench(load_bench("emulated-board"), tmp_path) as bench:
             mask = torch.zeros(1, 128, 96, dtype=torch.bool)
             mask[0, 3, 5] = True
-            g = bench.read_cells("main", mask.numpy())
+            g = bench.read_cells("main", mask)
             assert float(g[0, 3, 5]) == pytest.approx(100e-6)
             assert math.isnan(float(g[0, 0, 0]))

@@ -10,7 +10,7 @@ import torch
 
 from hil.backend import ArrayBackend, ArrayInfo, HasClock, HasReference, HasState, HasVerify, PulseShape, Range
 from hil.encoding import PulseTrain
-from hil.errors import DataError, HardwareError, LimitError, PulseOutcomeUnknown, ShapeError, UsageError
+from hil.errors import DataError, HardwareError, LimitError, ShapeError, UsageError
 from hil.guard import EmulatedGuard, Guard, PhysicalGuard, guard
 from hil.ledger import Ledger
 from hil.limits import Limits
@@ -239,8 +239,8 @@ def test_a_posted_pulse_is_done_at_the_next_barrier(barrier, ledger):
 def test_a_fault_at_the_barrier_leaves_what_was_posted_uncertain(barrier, board, guarded, ledger):
     guarded.pulse(counts(r0c0=1), SHAPE)
     guarded.update(train([[1, 0, 0]]), train([[1, 0, 0, 0]]), SHAPE)
-    board.fault[barrier] = PulseOutcomeUnknown("no answer")
-    with pytest.raises(PulseOutcomeUnknown, match="no answer"):
+    board.fault[barrier] = HardwareError("no answer")
+    with pytest.raises(HardwareError, match="no answer"):
         guarded.read(MASK) if barrier == "read" else guarded.safe()
     assert states(ledger) == [("pulse", "uncertain"), ("update", "uncertain")]
     assert [operation.message for operation in ledger.pending()] == ["no answer", "no answer"]
@@ -268,7 +268,6 @@ def test_safe_that_is_not_confirmed_settles_nothing(board, guarded, ledger):
 @pytest.mark.parametrize(
     ("fault", "outcomes"),
     [
-        (PulseOutcomeUnknown("lost"), ["uncertain", "uncertain"]),
         (HardwareError("link down"), ["uncertain", "uncertain"]),
         (KeyboardInterrupt(), ["pending", "uncertain"]),
         (RuntimeError("driver"), ["pending", "uncertain"]),

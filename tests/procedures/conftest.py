@@ -75,7 +75,12 @@ def make_bench(tmp_path: Path):
     """make_bench(rows=, cols=, arrays=, read_noise=, states=, **device) -> StubBench; soft bounds by default."""
 
     def make(
-        rows: int = 16, cols: int = 16, arrays: int = 1, read_noise: float = 0.0, states: float = 60.0, seed: int = 3,
+        rows: int = 16,
+        cols: int = 16,
+        arrays: int = 1,
+        read_noise: float = 0.0,
+        states: float = 60.0,
+        seed: int = 3,
         **device: Any,
     ) -> StubBench:
         device = {"dw_min": 1.2 / states, "symmetry": "fraction", "sp": 0.5, "sp_dtod": 0.1, "c2c": 0.3} | device
