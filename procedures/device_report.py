@@ -189,6 +189,8 @@ def _zero_shifted(payload: Mapping[str, Any], arrays: Mapping[str, Array]) -> Se
                lambda fig: draw_histogram(fig, {"": used}, "pulses per cell"), HALF),
     ]  # fmt: skip
     outcome = tuple((text, number(int((reason == code).sum()))) for code, text in enumerate(_REASONS))
+    if bool((reason == -1).any()):
+        outcome = (*outcome, ("excluded in the bench file", number(int((reason == -1).sum()))))
     tables = [Table("Cells by outcome; those not measured get mid-range as their reference.", ("outcome", "cells"), outcome)]
     flagged = np.argwhere(reason > 1)
     if len(flagged):

@@ -94,8 +94,13 @@ def test_a_record_that_cannot_be_written_hides_nothing(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_interrupt(number):
     log: list[str] = []
-    with pytest.raises(KeyboardInterrupt, match=number.name), energised({"a": Board("a", log)}):
-        signal.raise_signal(number)
+    # Under nohup SIGHUP is ignored, and then stays so on purpose.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=number.name), energised({"a": Board("a", log)}):
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
     assert log == ["a"]
 
 

@@ -104,7 +104,7 @@ def test_a_fault_in_the_middle(lab: Any, first_update: int, when: str, at: int) 
 
 def first_lost(run: RunReader) -> int:
     """The operation that the driver raised in: the last one that was sent before the run went on."""
-    return max(event.payload["operation"] for event in run.events("reread"))
+    return max(int(event.payload["operation"]) for event in run.events("reread"))
 
 
 def test_sigkill_in_the_middle(lab: Any, first_update: int) -> None:
