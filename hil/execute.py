@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from hil.bench import Bench, open_bench
 from hil.config import BenchConfig, load_bench, override, shipped_benches, validated
-from hil.errors import DataError, UsageError
+from hil.errors import DataError, HardwareError, UsageError
 from hil.ledger import Ledger
 from hil.plugins import find, names
 from hil.procedure import Procedure
@@ -102,6 +102,9 @@ def execute(todo: Plan) -> Finished:
         if todo.resume is not None:
             _account_for_pending(bench, ledger)
         result = todo.procedure.run(bench, todo.options, ledger)
+    doubtful = [name for name, confirmed in (safety.confirmed or {}).items() if not confirmed]
+    if doubtful:
+        raise HardwareError(f"{', '.join(doubtful)}: did not confirm that it is grounded: look at it before touching it")
     return Finished(ledger.folder, result, make_report(ledger.folder))
 
 
