@@ -24,15 +24,20 @@ __all__ = [
     "TRACE_BYTES",
     "ArrayBackend",
     "ArrayInfo",
+    "Costs",
     "Direction",
     "HasClock",
+    "HasCosts",
     "HasReference",
     "HasState",
     "HasVerify",
     "PulseShape",
     "Range",
+    "check_counts",
     "check_mask",
     "check_per_array",
+    "check_polarity",
+    "check_trains",
     "idle",
     "mvm_by_columns",
     "trace_by_pulses",
@@ -224,6 +229,32 @@ class HasVerify(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What operations of a board cost, for the estimate of a dry run; typical values, nothing is decided by them."""
+
+    read_s: float = 1e-3
+    """One reading of a cell, second."""
+    mvm_s: float = 1e-3
+    """One vector on the lines driven and sensed at once, second."""
+    gap_s: float = 0.0
+    """Rest after each pulse, second."""
+    operation_s: float = 0.0
+    """Overhead of one operation (call of a verb), second."""
+    closures_per_cell: int = 0
+    """Relay closures for every cell that an operation addresses."""
+
+
+@runtime_checkable
+class HasCosts(Protocol):
+    """A board that knows what its operations cost."""
+
+    @property
+    def costs(self) -> Costs:
+        """Typical costs."""
+        ...
+
+
 @runtime_checkable
 class HasClock(Protocol):
     """A backend with a clock of its own (the emulator's is virtual)."""
@@ -253,6 +284,29 @@ def check_mask(mask: Tensor, info: ArrayInfo, name: str = "mask") -> None:
         raise ShapeError(
             f"{name}: {mask.dtype} {list(mask.shape)} does not fit {info.model}: needs bool {list(want)} [array row col]"
         )
+
+
+def check_counts(counts: Tensor, info: ArrayInfo) -> None:
+    """Raise ShapeError unless the counts of ``pulse`` are int32 [array row col] of this board."""
+    want = (info.arrays, info.rows, info.cols)
+    if counts.dtype != torch.int32 or tuple(counts.shape) != want:
+        raise ShapeError(f"pulse: counts {counts.dtype} {list(counts.shape)}: needs int32 {list(want)} [array row col]")
+
+
+def check_polarity(polarity: Tensor, every: int = 1) -> None:
+    """Raise ShapeError unless ``polarity`` of a trace is int8 [pulse] of +1 and -1, UsageError unless ``every`` >= 1."""
+    if polarity.dtype != torch.int8 or polarity.dim() != 1 or bool((polarity.abs() != 1).any()):
+        raise ShapeError(f"trace: polarity {polarity.dtype} {list(polarity.shape)}: needs int8 [pulse] of +1 and -1")
+    if every < 1:
+        raise UsageError(f"trace: every = {every} is no number of pulses: give 1 or more")
+
+
+def check_trains(rows: PulseTrain, cols: PulseTrain, info: ArrayInfo) -> None:
+    """Raise ShapeError unless the trains of ``update`` are on all the lines of this board, sample by sample alike."""
+    for train, lines, name in ((rows, info.rows, "rows"), (cols, info.cols, "cols")):
+        want = (info.arrays, rows.samples, lines)
+        if tuple(train.sign.shape) != want:
+            raise ShapeError(f"update: {name} {list(train.sign.shape)}: needs {list(want)} [array sample {name[:-1]}]")
 
 
 def check_per_array(shape: PulseShape, info: ArrayInfo) -> None:

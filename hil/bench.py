@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hil.backend import ArrayBackend, ArrayInfo, HasState
+from hil.backend import ArrayBackend, ArrayInfo, Costs, HasCosts, HasState
 from hil.calibration import CalibrationStore
 from hil.config import BenchConfig, RoleConfig, validated
 from hil.dry_run import DryRun
@@ -22,8 +24,10 @@ from hil.ledger import Ledger
 from hil.limits import check_read_v, excluded_mask
 from hil.place import Allocator, Place, Region, Surface
 from hil.plugins import BackendPlugin, Wanted, find
+from hil.reread import reread
 from hil.safety import SafeState
-from hil.wear import Wear
+from hil.supposed import SupposedCells
+from hil.wear import Wear, pulses_since_start
 
 __all__ = ["Bench", "open_bench"]
 
@@ -54,6 +58,8 @@ class Bench:
     _closing: ExitStack = field(default_factory=ExitStack)
     _safety: SafeState | None = None
     _dry: bool = False
+    site: str = ""
+    """Where the probes of a station are; "" without one."""
 
     @property
     def name(self) -> str:
@@ -68,7 +74,7 @@ class Bench:
     @property
     def calibrations(self) -> CalibrationStore:
         """What is known of its devices."""
-        return CalibrationStore(self.state / "calibrations", read_only=self._dry)
+        return CalibrationStore(self.state / "calibrations", read_only=self._dry, ledger=self.ledger)
 
     @property
     def infos(self) -> dict[str, ArrayInfo]:
@@ -113,7 +119,7 @@ class Bench:
         for role, wiring in self.config.roles.items():
             board = self._boards[wiring.board]
             if board.backend is not None:
-                self._add_surface(found, f"board {wiring.board}", role, board.backend, wiring)
+                self._add_surface(found, f"board {self.label(wiring.board)}", role, board.backend, wiring)
                 continue
             if widths is None and size is None:
                 raise UsageError(f"bench {self.name}: an elastic bench has no size of its own: give widths or a size")
@@ -158,29 +164,65 @@ class Bench:
 
     def _connect(self, board: _Board, board_name: str, wanted: Wanted) -> ArrayBackend:
         """Open a backend behind its guard, and see to it that it is recorded, made safe and closed."""
-        inner = board.plugin.open(board.settings, wanted)
-        self._closing.callback(inner.close)
         limits = self.config.boards[board_name].limits
+        inner = board.plugin.open(board.settings, replace(wanted, limits=limits, site=self.site))
+        self._closing.callback(inner.close)
         check_read_v(self.config.read.read_v, inner.info, limits, board_name)
         wear, ledger = None, self.ledger
         if inner.info.physical:
             wear = Wear.open(self.state)
             self._closing.callback(wear.close)
         if self._dry:
-            inner, wear = DryRun(inner.info, self.config.nominal.g_mid_siemens), None if wear is None else wear.snapshot()
-        guarded = guard(inner, limits, ledger, wanted.name, wear)
+            nominal = self.config.nominal
+            states = min(nominal.states) if isinstance(nominal.states, tuple) else nominal.states
+            cells = SupposedCells(nominal.g_min_siemens, nominal.g_max_siemens, states)
+            costs = inner.costs if isinstance(inner, HasCosts) else Costs()
+            inner = DryRun(inner.info, nominal.g_mid_siemens, cells, costs)
+            wear = None if wear is None else wear.snapshot()
+        guarded = guard(inner, limits, ledger, self.label(wanted.name), wear)
         if self.ledger is not None:
-            self.ledger.board(wanted.name, inner.info)
+            self.ledger.board(self.label(wanted.name), inner.info)
         if self._safety is not None:
-            self._safety.add(wanted.name, guarded)
+            self._safety.add(self.label(wanted.name), guarded)
         else:
             self._closing.callback(guarded.safe)
         return guarded
+
+    def label(self, board: str) -> str:
+        """What a board is called in the run record: its name, and the site where there is one."""
+        return f"{board}@{self.site}" if self.site else board
 
     def dry_runs(self) -> dict[str, DryRun]:
         """The recorders of a dry run, by board or matrix name."""
         inner = {name: getattr(backend, "inner", None) for name, backend in self.backends.items()}
         return {name: backend for name, backend in inner.items() if isinstance(backend, DryRun)}
+
+    def pulses(self) -> dict[str, Tensor]:
+        """Pulses of every cell since the run began, by matrix: float64 [array in out]; NaN where nobody has counted."""
+        run = None if self.ledger is None else self.ledger.run
+        spent = {id(b): pulses_since_start(b, self.label(name), run) for name, b in self.backends.items()}
+        found = {}
+        for name, place in self._places.items():
+            found[name] = torch.zeros(self.arrays, place.inputs, place.outputs, dtype=torch.float64)
+            for region in place.regions:
+                part = spent[id(region.backend)][:, region.rows, region.cols]
+                found[name][:, region.inputs, region.outputs] = torch.from_numpy(part.astype(np.float64))
+        return found
+
+    def account_for_pending(self) -> None:
+        """Read again the cells of operations of which nobody knows whether they were applied; never send those again.
+
+        Of a station's bench: those of its site. UsageError for an operation of a board that this bench lacks.
+        """
+        if self.ledger is None:
+            return
+        boards = {self.label(name): name for name in self.backends}
+        for operation in self.ledger.pending():
+            if operation.board in boards:
+                reread(self.ledger, [operation], partial(self.read_cells, boards[operation.board]))
+            elif not self.site:
+                lacking = f"operation {operation.number} is of board {operation.board}, which this bench lacks"
+                raise UsageError(f"{self.ledger.folder}: {lacking}: resume it on the bench that it was made with")
 
     def read_cells(self, board: str, mask: Tensor) -> Tensor:
         """Conductances of some cells of a board, NaN elsewhere; mask: bool [array row col]."""
@@ -224,13 +266,15 @@ def open_bench(
     ledger: Ledger | None = None,
     safety: SafeState | None = None,
     dry: bool = False,
+    site: str = "",
 ) -> Bench:
     """Open every board of a bench; what was opened is closed again if a later one fails.
 
     state: folder of calibrations and wear counters; safety: where backends register to be made safe; dry: connect and
-    identify, then put a recorder in the place of every backend, so that a procedure pulses nothing.
+    identify, then put a recorder in the place of every backend, so that a procedure pulses nothing; site: where the
+    probes of a station are.
     """
-    bench = Bench(config, state, ledger, _safety=safety, _dry=dry)
+    bench = Bench(config, state, ledger, _safety=safety, _dry=dry, site=site)
     with ExitStack() as undo:
         undo.callback(bench.close)
         for name, board in config.boards.items():

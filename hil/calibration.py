@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hil.backend import PulseShape
 from hil.errors import DataError, ShapeError
+from hil.ledger import Ledger
 
 __all__ = ["QUANTITIES", "VERSION", "Calibration", "CalibrationStore"]
 
@@ -204,10 +205,13 @@ class Calibration:
 
 
 class CalibrationStore:
-    """A folder of calibrations, one file per board and pulse shape. read_only: ``save`` writes nothing (dry runs)."""
+    """A folder of calibrations, one file per board and pulse shape. read_only: ``save`` writes nothing (dry runs).
 
-    def __init__(self, directory: Path | str, read_only: bool = False) -> None:
-        self.directory, self.read_only = Path(directory), read_only
+    ledger: record of the run that they are used in, None without one; ``hil.known`` notes there which it took.
+    """
+
+    def __init__(self, directory: Path | str, read_only: bool = False, ledger: Ledger | None = None) -> None:
+        self.directory, self.read_only, self.ledger = Path(directory), read_only, ledger
 
     def path(self, serial: str, shape: PulseShape) -> Path:
         """Where the calibration of this board and pulse lies, or would."""

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from hil.check import check_bench
-from hil.config import shipped_benches
+from hil.config import override, shipped_benches, validated
 from hil.errors import HilError
 from hil.execute import execute, make_report, plan, resume_plan
 from hil.ledger import Ledger
 from hil.plugins import find, names
 from hil.run_views import describe, export_netcdf, list_runs, plain_table, results_table, watch
+from hil.safety import SafeState
 
 __all__ = ["main"]
 
@@ -47,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     checked.add_argument("bench")
     checked.add_argument("-s", dest="changes", action="append", default=[], metavar="KEY=VALUE")
     checked.add_argument("--procedure", metavar="VERB", help="procedure to run dry")
+    twin = verb("twin", "play an instrument on its real wire, with emulated devices behind it, until stopped")
+    twin.add_argument("name", choices=names("hil.twins"))
+    twin.add_argument("-s", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    twin.add_argument("--settings", default="{}", metavar="JSON", help="all settings at once; -s changes them")
+    twin.add_argument("--follow", action="store_true", help="stop when stdin ends")
     verb("runs", "list runs")
     for name, text in (
         ("show", "what a run did and found"),
@@ -61,10 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _run(args: argparse.Namespace, console: Console, safety: SafeState) -> dict[str, Any]:
+    """The verbs that are procedures."""
     torch.set_num_threads(max(1, args.threads))
-    todo = resume_plan(args.resume) if args.resume else plan(args.verb, args.bench or "emulated", args.changes, args.runs)
-    done = execute(todo)
+    if args.resume:
+        todo = resume_plan(args.resume, args.verb, args.bench, args.changes)
+    else:
+        todo = plan(args.verb, args.bench or "emulated", args.changes, args.runs)
+    done = execute(todo, safety)
     with Ledger.open(done.folder) as run:
         headline = todo.procedure.headline
         console.print(results_table(run) if headline is None else plain_table(headline(done.result)))
@@ -76,10 +87,13 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     if done.report is not None:
         console.print(f"report: {done.report}", soft_wrap=True)
         found["report"] = str(done.report)
+    if done.warning:
+        print(f"warning: {_line(done.warning)}", file=sys.stderr)
+        found["warning"] = _line(done.warning)
     return found
 
 
-def _look(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _look(args: argparse.Namespace, console: Console, safety: SafeState) -> dict[str, Any]:
     """The verbs that only look."""
     if args.verb == "benches":
         found: dict[str, Any] = {
@@ -94,11 +108,18 @@ def _look(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         rows = list_runs(args.runs)
         table = Table("run", "verb", "bench", "status")
         for row in rows:
-            table.add_row(*(str(value) for value in row.values()))
+            status = f"{row['status']}: {row['reason']}" if "reason" in row else row["status"]
+            table.add_row(row["id"], row["verb"], row["bench"], status)
         console.print(table)
         return {"runs": rows}
+    if args.verb == "twin":
+        program = find("hil.twins", args.name)
+        settings = override(json.loads(args.settings), args.changes)
+        found = program.run(validated(program.settings, settings, f"twin {args.name}"), args.follow)
+        console.print_json(json.dumps(found), indent=None)
+        return dict(found)
     if args.verb == "check":
-        return check_bench(args.bench, args.changes, args.runs, args.procedure, console)
+        return check_bench(args.bench, args.changes, args.runs, args.procedure, console, safety)
     if args.verb == "show":
         with Ledger.open(args.run) as run:
             shown = describe(run)
@@ -121,24 +142,51 @@ def _look(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; returns the exit code."""
     args = _parser().parse_args(argv)
-    console = Console(soft_wrap=False)
+    console, safety = Console(soft_wrap=False), SafeState()
+    runs = hasattr(args, "resume")
     try:
-        found = _run(args, console) if hasattr(args, "resume") else _look(args, console)
+        found = _run(args, console, safety) if runs else _look(args, console, safety)
     except KeyboardInterrupt:
-        return _failed(args, "interrupted: the array was made safe, the run can be resumed", 130)
+        if not runs and args.verb != "check":
+            return _failed(args, "stopped watching" if args.verb == "watch" else f"stopped {args.verb}", 130, safety)
+        return _failed(args, f"interrupted: {_interrupted(args.verb, safety)}", 130, safety)
     except HilError as exc:
-        return _failed(args, f"{exc}", exc.exit_code)
+        doubt = safety.doubtful if safety.doubtful not in str(exc) else ""
+        return _failed(args, f"{exc}; {doubt}" if doubt else str(exc), exc.exit_code, safety)
     except Exception as exc:
-        return _failed(args, f"unexpected {type(exc).__name__}: {exc} (run again with --debug for a traceback)", 1)
+        return _failed(args, f"unexpected {type(exc).__name__}: {exc} (run again with --debug for a traceback)", 1, safety)
     if args.json:
-        print(json.dumps(found, default=str))
+        print(json.dumps({**found, **_safe(safety)}, default=str))
     return 0
 
 
-def _failed(args: argparse.Namespace, message: str, code: int) -> int:
+def _interrupted(verb: str, safety: SafeState) -> str:
+    """What Ctrl-C came upon: never more is claimed of the boards than they have confirmed."""
+    if safety.confirmed is None:
+        said = "no board had been opened"
+    else:
+        said = safety.doubtful or "every board confirmed that it is grounded"
+    if safety.ledger is not None:
+        with suppress(HilError), Ledger.open(safety.ledger.folder) as run:
+            if run.status == "interrupted":
+                return f"{said}; to go on: hil {verb} --resume {run.folder}"
+    return said
+
+
+def _safe(safety: SafeState) -> dict[str, Any]:
+    """For ``--json``: whether all boards confirmed that they are grounded, and each; nothing where none was opened."""
+    confirmed = safety.confirmed
+    return {} if confirmed is None else {"safe": all(confirmed.values()), "safe_by_board": confirmed}
+
+
+def _failed(args: argparse.Namespace, message: str, code: int, safety: SafeState) -> int:
     if args.debug and code != 130:
         Console(stderr=True).print_exception()
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print(f"error: {_line(message)}", file=sys.stderr)
     if args.json:
-        print(json.dumps({"error": " ".join(message.split()), "exit": code}))
+        print(json.dumps({"error": _line(message), "exit": code, **_safe(safety)}))
     return code
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

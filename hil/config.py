@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hil.backend import PulseShape
+from hil.backend import PerArray, PulseShape
 from hil.errors import UsageError
 from hil.limits import Limits
+from hil.plugins import names
 
 __all__ = [
     "BenchConfig",
@@ -20,6 +22,7 @@ __all__ = [
     "Nominal",
     "ReadConfig",
     "RoleConfig",
+    "StationConfig",
     "load_bench",
     "override",
     "shipped_benches",
@@ -28,7 +31,6 @@ __all__ = [
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 Model = TypeVar("Model", bound=BaseModel)
-PerArray = float | tuple[float, ...]
 
 
 class BoardConfig(BaseModel):
@@ -61,7 +63,7 @@ class RoleConfig(BaseModel):
     @property
     def shape(self) -> PulseShape:
         """The pulse of this role."""
-        return PulseShape(self.up_v, self.down_v, self.width_s, self.gate_up_v, self.gate_down_v, self.compliance_a)
+        return PulseShape(**{field.name: getattr(self, field.name) for field in fields(PulseShape)})
 
 
 class ReadConfig(BaseModel):
@@ -106,6 +108,17 @@ class Nominal(BaseModel):
         return (self.g_max_siemens + self.g_min_siemens) / 2
 
 
+class StationConfig(BaseModel):
+    """``[station]``: what brings the probes from site to site."""
+
+    model_config = _STRICT
+
+    station: str
+    """Name of an entry point in the group ``hil.stations``."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of that station, checked by its own strict model."""
+
+
 class BenchConfig(BaseModel):
     """A whole bench file."""
 
@@ -118,8 +131,11 @@ class BenchConfig(BaseModel):
     roles: dict[Literal["a", "c"], RoleConfig]
     read: ReadConfig = ReadConfig()
     nominal: Nominal
+    station: StationConfig | None = None
+    """None: one site, always in contact."""
     state: Path | None = None
-    """Folder of what outlives a run (calibrations, wear counters); default: beside the bench file, NAME.state."""
+    """Folder of what outlives a run (calibrations, wear counters), seen from the bench file's folder; default: beside the
+    bench file, NAME.state."""
     procedures: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """``[procedures.NAME]``: this bench's own defaults for a procedure's options."""
 
@@ -133,13 +149,17 @@ class BenchConfig(BaseModel):
         return self
 
 
-def validated(model: type[Model], data: Any, where: str) -> Model:
-    """``model`` from plain data; UsageError with one line that names the key, what is wrong and where."""
+def validated(model: type[Model], data: Any, where: str, table: str = "") -> Model:
+    """``model`` from plain data; UsageError with one line that names the key, what is wrong and where.
+
+    table: the dotted name under which the data stand, put before the key.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as exc:
         first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part not in _NOT_KEYS) or "(top level)"
+        parts = [table] * bool(table) + [str(part) for part in first["loc"] if part not in _NOT_KEYS]
+        key = ".".join(parts) or "(top level)"
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             what = "is missing: add it"
@@ -208,4 +228,12 @@ def load_bench(bench: str, changes: Sequence[str] = ()) -> BenchConfig:
         raise UsageError(f"{bench}: cannot be read ({type(exc).__name__}): give a TOML bench file") from exc
     except tomllib.TOMLDecodeError as exc:
         raise UsageError(f"{path}: is not valid TOML: {exc}: correct that line") from exc
-    return validated(BenchConfig, override(data, changes), str(path))
+    # A folder named in the file is beside the file; one named on the command line is seen from where one stands.
+    if isinstance(data.get("state"), str):
+        data["state"] = str(path.parent / data["state"])
+    config = validated(BenchConfig, override(data, changes), str(path))
+    known = names("hil.procedures")
+    for name in config.procedures:
+        if name.replace("-", "_") not in (one.replace("-", "_") for one in known):
+            raise UsageError(f"{path}: procedures.{name}: no procedure has this name: one of {', '.join(known)}")
+    return config

@@ -11,13 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hil.backend import ArrayInfo, Direction, PulseShape, check_mask, check_per_array
+from hil.backend import (
+    ArrayInfo,
+    Costs,
+    Direction,
+    PulseShape,
+    check_counts,
+    check_mask,
+    check_per_array,
+    check_polarity,
+    check_trains,
+)
 from hil.compiled import compile_pulses, compile_trace, compile_update
 from hil.encoding import PulseTrain
 from hil.errors import ShapeError
 from hil.records import Array
+from hil.supposed import SupposedCells
 
 __all__ = ["DryRun", "DryRunSummary"]
+
+
+_UNKNOWN = Costs()
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,8 @@ class DryRunSummary:
     pulses_per_cell_mean: float
     passes: int
     """Array-wide pulse passes: how often an unselected cell would have been half-selected at most."""
+    closures: int
+    """Relay closures."""
     seconds: float
     """Estimated device time, without the link's."""
     up_v_max: float
@@ -48,29 +64,27 @@ class DryRunSummary:
 class DryRun:
     """An ArrayBackend without devices; one clock (``idle`` takes no time), no state, and a reference if the board has one.
 
-    Every cell has ``g_siemens``, whatever is done to it: a write-verify loop that wants another value runs to its
-    bound, so that wear and time come out too high rather than too low.
-    read_s, mvm_s: time of one reading of a cell, and of one vector on the lines driven and sensed at once;
-    gap_s: rest after each pulse. Attributes: up, down, reads, int64 [array row col] each.
+    cells: what the bench supposes of its cells, which start at ``g_siemens`` and move accordingly; None: every cell has
+    ``g_siemens``, whatever is done to it. costs: what the board says of its operations.
+    Attributes: up, down, reads, int64 [array row col] each.
     """
 
     def __init__(
         self,
         info: ArrayInfo,
         g_siemens: float = 100e-6,
-        *,
-        read_s: float = 1e-3,
-        mvm_s: float = 1e-3,
-        gap_s: float = 0.0,
+        cells: SupposedCells | None = None,
+        costs: Costs = _UNKNOWN,
     ) -> None:
         self.info = info
         size = (info.arrays, info.rows, info.cols)
         self.up, self.down, self.reads = (np.zeros(size, dtype=np.int64) for _ in range(3))
         self._g = torch.full(size, g_siemens)
+        self._cells = cells
         self._reference = torch.full(size, info.g_mid_siemens if info.reference == "mid" else 0.0)
-        self._read_s, self._mvm_s, self._gap_s = read_s, mvm_s, gap_s
+        self._costs = costs
         self._operations: dict[str, int] = {}
-        self._passes = self._vectors = 0
+        self._passes = self._vectors = self._closures = 0
         self._seconds = 0.0
         self._highest: dict[str, float] = {}
         if info.reference == "cell":
@@ -88,12 +102,13 @@ class DryRun:
             pulses_per_cell_max=int(pulses.max(initial=0)),
             pulses_per_cell_mean=float(pulses.mean()),
             passes=self._passes,
+            closures=self._closures,
             seconds=self._seconds,
             **{f"{name}_max": self._highest.get(name, math.nan) for name in ("up_v", "down_v", "width_s", "read_v")},
         )
 
     def read(self, mask: Tensor, averages: int = 1) -> Tensor:
-        """``g_siemens`` where the mask is true."""
+        """Conductances where the mask is true."""
         check_mask(mask, self.info)
         self._count("read")
         self._read(mask, averages)
@@ -112,7 +127,7 @@ class DryRun:
         drive, sense = at_once if direction == "forward" else at_once[::-1]
         self._vectors += volts.shape[1] * int(on.sum())
         steps = math.ceil(lines / (drive or lines)) * math.ceil(outputs / (sense or outputs))
-        self._seconds += volts.shape[1] * steps * self._mvm_s
+        self._seconds += volts.shape[1] * steps * self._costs.mvm_s
         times = (volts != 0).sum(dim=1).numpy()
         self.reads += times[:, :, None] if direction == "forward" else times[:, None, :]
         g = self._g - self._reference
@@ -121,28 +136,32 @@ class DryRun:
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
         """Counted."""
-        size = (self.info.arrays, self.info.rows, self.info.cols)
-        if counts.dtype != torch.int32 or tuple(counts.shape) != size:
-            raise ShapeError(f"pulse: counts {counts.dtype} {list(counts.shape)}: needs int32 {list(size)} [array row col]")
+        check_counts(counts, self.info)
         cells = compile_pulses(counts)
         self._pulse("pulse", cells, int(cells.sum()), shape)
+        self._move(cells)
 
     def trace(self, polarity: Tensor, mask: Tensor, shape: PulseShape, every: int = 1) -> Tensor:
-        """Counted; ``g_siemens`` at every read."""
+        """Counted."""
         check_mask(mask, self.info)
+        check_polarity(polarity, every)
         cells = compile_trace(polarity, mask)
         self._pulse("trace", cells, int(cells.sum()), shape)
         reads = len(polarity) // every
         self._read(mask, reads)
-        return torch.where(mask.cpu(), self._g, math.nan)[..., None].repeat(1, 1, 1, reads)
+        here = mask.cpu()
+        if self._cells is None:
+            return torch.where(here, self._g, math.nan)[..., None].repeat(1, 1, 1, reads)
+        end, seen = self._cells.traced(self._g, polarity.cpu(), every)
+        self._g = torch.where(here, end, self._g)
+        return torch.where(here[..., None], seen, math.nan)
 
     def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
         """Counted, coincidence by coincidence; a board without parallel update takes one cell after the other."""
-        lines = (self.info.arrays, rows.samples, self.info.rows), (self.info.arrays, rows.samples, self.info.cols)
-        if (tuple(rows.sign.shape), tuple(cols.sign.shape)) != lines:
-            raise ShapeError(f"update: rows {list(rows.sign.shape)}, cols {list(cols.sign.shape)}: needs {lines}")
+        check_trains(rows, cols, self.info)
         cells, passes = compile_update(rows, cols, active)
         self._pulse("update", cells, passes if self.info.parallel_update else int(cells.sum()), shape)
+        self._move(cells)
 
     def idle(self, seconds: float) -> None:
         """Counted as time."""
@@ -170,17 +189,23 @@ class DryRun:
         self._count("set_reference")
         self._reference = torch.where(g_siemens.isnan(), self._reference, g_siemens)
 
+    def _move(self, cells: Array) -> None:
+        if self._cells is not None:
+            self._g = self._cells.pulsed(self._g, torch.from_numpy(cells[0]), torch.from_numpy(cells[1]))
+
     def _count(self, verb: str) -> None:
         self._operations[verb] = self._operations.get(verb, 0) + 1
+        self._seconds += self._costs.operation_s
 
     def _note(self, name: str, value: float | tuple[float, ...]) -> None:
         sizes = [abs(one) for one in (value if isinstance(value, tuple) else (value,))]
         self._highest[name] = max(self._highest.get(name, 0.0), *sizes)
 
     def _read(self, mask: Tensor, times: int) -> None:
+        self._closures += int(mask.sum()) * self._costs.closures_per_cell
         count: Array = mask.cpu().numpy().astype(np.int64) * times
         self.reads += count
-        self._seconds += int(count.sum()) * self._read_s
+        self._seconds += int(count.sum()) * self._costs.read_s
 
     def _pulse(self, verb: str, cells: Array, passes: int, shape: PulseShape) -> None:
         check_per_array(shape, self.info)
@@ -188,7 +213,8 @@ class DryRun:
         self.up += cells[0]
         self.down += cells[1]
         self._passes += passes
+        self._closures += int((cells.sum(axis=0) > 0).sum()) * self._costs.closures_per_cell
         width_s = max(shape.width_s) if isinstance(shape.width_s, tuple) else shape.width_s
-        self._seconds += passes * (width_s + self._gap_s)
+        self._seconds += passes * (width_s + self._costs.gap_s)
         for name in ("up_v", "down_v", "width_s"):
             self._note(name, getattr(shape, name))

@@ -145,7 +145,7 @@ def _low32(x: Tensor) -> Tensor:
     return (((x + 2**31) & 0xFFFFFFFF) - 2**31).to(torch.int32)
 
 
-TrainKind = Literal["stochastic", "spread", "first"]
+TrainKind = Literal["stochastic", "spread", "first", "given"]
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class PulseTrain:
     slots: int32 [array sample], at most MAX_SLOTS; key: int32 [array sample 2]; line: int32 [line], the identity that
     a line is hashed with, so that a slice of a train draws the same bits.
     kind: ``stochastic`` fires each slot with the probability; ``spread`` fires in round(p * slots) evenly spread slots,
-    ``first`` in the first round(p * slots) ones.
+    ``first`` in the first round(p * slots) ones; ``given`` in those of ``packed``, int32 [array sample line].
     """
 
     probability: Tensor
@@ -165,6 +165,19 @@ class PulseTrain:
     key: Tensor
     line: Tensor
     kind: TrainKind = "stochastic"
+    packed: Tensor | None = None
+
+    @classmethod
+    def given(cls, bits: Tensor, sign: Tensor, slots: Tensor) -> PulseTrain:
+        """The train with these bits, as a board receives it: slot s of a line fires where bit s is set.
+
+        bits: int32 [array sample line]; sign: int8 [array sample line]; slots: int32 [array sample].
+        """
+        arrays, samples, lines = bits.shape
+        key = torch.zeros(arrays, samples, 2, dtype=torch.int32)
+        return cls(
+            torch.zeros(bits.shape), sign, slots, key, torch.arange(lines, dtype=torch.int32), "given", packed=bits
+        )
 
     @property
     def samples(self) -> int:
@@ -190,11 +203,18 @@ class PulseTrain:
             sign=self.sign[:, part],
             slots=self.slots[:, part],
             key=self.key[:, part],
+            packed=None if self.packed is None else self.packed[:, part],
         )
 
     def lines(self, part: slice) -> PulseTrain:
         """The train of some of the lines, drawing the same bits as in the whole."""
-        return replace(self, probability=self.probability[..., part], sign=self.sign[..., part], line=self.line[part])
+        return replace(
+            self,
+            probability=self.probability[..., part],
+            sign=self.sign[..., part],
+            line=self.line[part],
+            packed=None if self.packed is None else self.packed[..., part],
+        )
 
     def placed(self, lines: int, start: int) -> PulseTrain:
         """The train on lines start, start + 1, ... of an array with ``lines`` lines; the others stay silent."""
@@ -206,6 +226,7 @@ class PulseTrain:
             probability=torch.nn.functional.pad(self.probability, pad),
             sign=torch.nn.functional.pad(self.sign, pad),
             line=torch.nn.functional.pad(self.line, pad),
+            packed=None if self.packed is None else torch.nn.functional.pad(self.packed, pad),
         )
 
     def fired(self) -> Tensor:
@@ -215,6 +236,8 @@ class PulseTrain:
         if self.kind == "stochastic":
             words = mix(line_hash(self.key[:, :, None], self.line)[..., None] + slot * PSI)
             fires = ((words >> 8) & 0xFFFFFF) < self.threshold[..., None]
+        elif self.packed is not None:
+            fires = ((self.packed[..., None] >> slot) & 1).bool()
         elif self.kind == "first":
             fires = slot < self.count[..., None]
         else:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import hashlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +15,7 @@ from torch import Tensor
 from hil.calibration import Calibration, CalibrationStore
 from hil.config import Nominal
 from hil.errors import UsageError
+from hil.ledger import Ledger
 from hil.place import Place
 
 __all__ = ["KnownDevices", "ReferenceChoice", "from_nominal", "known_devices"]
@@ -64,10 +69,13 @@ def from_nominal(nominal: Nominal, arrays: int, inputs: int, outputs: int) -> Kn
 
 
 def known_devices(
-    place: Place, arrays: int, store: CalibrationStore | None, reference: ReferenceChoice, bench_name: str = "BENCH"
-) -> KnownDevices:
+    place: Place, arrays: int, store: CalibrationStore | None, reference: ReferenceChoice, bench_name: str = "BENCH",
+    widths: tuple[int, ...] | None = None,
+) -> KnownDevices:  # fmt: skip
     """What is known of a matrix on its regions. Without a calibration: nominal values.
 
+    Which calibrations it took goes into the run's record; a resumed run that would take others raises UsageError.
+    widths: of the network that the matrix is of, for messages.
     reference "sp": measured symmetry points (mid-range where a cell has none); UsageError where nobody measured them.
     reference "mid": the middle of each cell's measured range, or the nominal middle where nobody measured it;
     "nominal": the middle of the nominal range for all cells.
@@ -76,12 +84,14 @@ def known_devices(
     found: list[Calibration | None] = [
         store.find(region.backend.info.serial, place.shape) if store is not None else None for region in place.regions
     ]
-    if any(calibration is None for calibration in found):
-        if reference == "sp":
-            raise UsageError(
-                f"{place.name}: its symmetry points were never measured: run `hil characterize {bench_name}` and "
-                f'`hil zero-shift {bench_name}` first, or take references = "mid"'
-            )
+    ledger = None if store is None else store.ledger
+    fresh = None if store is None or ledger is None else _not_noted_yet(place, found, store, ledger)
+    missing = any(calibration is None for calibration in found)
+    if missing and reference == "sp":
+        raise UsageError(_never_measured(place, arrays, store, bench_name, widths))
+    if ledger is not None and fresh is not None:
+        ledger.event("calibration", fresh)
+    if missing:
         return known
     out = {name: getattr(known, name).clone() for name in _CELLS}
     responds = known.responds.clone()
@@ -98,6 +108,74 @@ def known_devices(
     measured = replace(known, **out, responds=responds, step_weight=step, measured=True)
     choices = {"sp": measured.g_ref, "mid": measured.mid, "nominal": known.g_ref}
     return replace(measured, g_ref=choices[reference])
+
+
+def _not_noted_yet(
+    place: Place, found: Sequence[Calibration | None], store: CalibrationStore, ledger: Ledger
+) -> dict[str, Any] | None:
+    """Which calibrations a matrix uses, to be noted in the record; None where it says so already.
+
+    UsageError where the run has used others for it until now: its digital state, its references and its steps belong
+    together. What the run itself has measured meanwhile is as good.
+    """
+    # On one board under one pulse all regions have the same one.
+    used = [*dict.fromkeys("none" if one is None else _digest(one) for one in found)]
+    said = ", ".join(dict.fromkeys("none" if one is None else f"of {one.date} by run {one.run_id}" for one in found))
+    # At another site of a station the same matrix is on other devices.
+    of = {"matrix": place.name, "serial": place.regions[0].backend.info.serial}
+    before = [event for event in ledger.run.events("calibration") if of.items() <= event.payload.items()]
+    if before and before[-1].payload["used"] == used:
+        return None
+    if before and any(one is None or one.run_id != ledger.id for one in found):
+        raise UsageError(
+            f"{place.name}: its calibration in {store.directory} is {said}, but this run began with "
+            f"{before[-1].payload['said']}: put that one back, or start a new run"
+        )
+    return {**of, "used": used, "said": said}
+
+
+def _digest(calibration: Calibration) -> str:
+    """Of all that it holds."""
+    digest = hashlib.blake2b(digest_size=16)
+    for field in fields(calibration):
+        value = getattr(calibration, field.name)
+        digest.update(value.numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+    return digest.hexdigest()
+
+
+def _never_measured(
+    place: Place, arrays: int, store: CalibrationStore | None, bench_name: str, widths: tuple[int, ...] | None
+) -> str:
+    """What to do about a matrix without symmetry points: commands that can be copied."""
+    ledger = None if store is None else store.ledger
+    bench = bench_name if store is None or ledger is None else _as_given(ledger, bench_name, store)
+    key = "size" if widths is None else "widths"
+    size = ",".join(map(str, (place.inputs, place.outputs) if widths is None else widths))
+    looked = "" if store is None else f" (no calibration in {store.directory})"
+    # A population has devices of its own, which only the run that trains it can measure.
+    first = "" if arrays > 1 else (
+        f"run `hil characterize {bench} -s characterize.{key}=[{size}]` and "
+        f"`hil zero-shift {bench} -s zero_shift.{key}=[{size}]` first, or "
+    )  # fmt: skip
+    other = "-s program.reference=mid" if widths is None else (
+        "-s train.prepare=measure, or do without: -s train.reference_a=mid -s train.reference_c=mid"
+    )  # fmt: skip
+    return f"{place.name}: its symmetry points were never measured{looked}: {first}give {other}"
+
+
+def _as_given(ledger: Ledger, bench_name: str, store: CalibrationStore) -> str:
+    """The bench of a run as the command takes it: file or shipped name, changes, folder of runs."""
+    start = ledger.run.start
+    config = start["config"] if isinstance(start["config"], dict) else {}
+    own = (start["verb"].replace("-", "_"), start["verb"])
+    changes = [change for change in config.get("changes", ()) if change.split(".")[0].strip() not in own]
+    source = str(config.get("source", bench_name))
+    words = [source, *(word for change in changes for word in ("-s", change))]
+    # A shipped bench keeps its calibrations in RUNS/state/NAME.
+    state = store.directory.absolute().parent
+    if not Path(source).is_absolute() and state.parent.name == "state" and state.parents[1] != Path("runs").absolute():
+        words += ["--runs", str(state.parents[1])]
+    return shlex.join(words)
 
 
 _CELLS = ("g_min", "g_max", "g_sp", "g_ref", "step_siemens", "slope_up", "slope_down")

@@ -1,4 +1,4 @@
-"""What a package offers under the entry-point groups ``hil.backends``, ``hil.stations`` and ``hil.procedures``."""
+"""What packages offer under the entry points ``hil.backends``, ``hil.stations``, ``hil.procedures``, ``hil.twins``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hil.backend import ArrayBackend
 from hil.errors import UsageError
+from hil.limits import Limits
 
 __all__ = ["BackendPlugin", "Wanted", "find", "names"]
 
-Group = Literal["hil.backends", "hil.stations", "hil.procedures"]
+Group = Literal["hil.backends", "hil.stations", "hil.procedures", "hil.twins"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Wanted:
     """What a bench asks a backend plugin to open.
 
     name: board name, or matrix name on an elastic backend; role: of that matrix, "" for a board; rows, cols: the size
-    wanted of an elastic backend, None for a board; ids: int64 [array], identities of the replicas; seed: of the bench.
+    wanted of an elastic backend, None for a board; ids: int64 [array], identities of the replicas; seed: of the bench;
+    limits: of the board, for an instrument that can hold them itself (the guard checks them in any case); site: where a
+    station has its probes, part of the devices' identity, "" without a station.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Wanted:
     cols: int | None
     ids: Tensor
     seed: int
+    limits: Limits | None = None
+    site: str = ""
 
 
 class BackendPlugin(Protocol):

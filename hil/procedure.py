@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -28,5 +28,7 @@ class Procedure:
     """One line."""
     sections: Callable[[RunReader], list[Section]] | None = None
     """Its part of the report, from the run's record alone; None = the results say it all."""
+    on: Literal["bench", "station"] = "bench"
+    """What ``run`` gets: the bench of the first site, or the ``hil.station.Station`` with all of them."""
     headline: Callable[[Any], Table] | None = None
     """The short table printed at the end, from the result; None = all recorded results."""

@@ -87,9 +87,12 @@ class RunReader:
     @property
     def start(self) -> dict[str, Any]:
         """utc, mono_s, id, verb, seed, config, and the provenance (operator, command, host, commit, versions ...)."""
-        utc, mono_s, name, verb, seed, config, facts = self._rows("SELECT * FROM start")[0]
-        head = {"utc": utc, "mono_s": mono_s, "id": name, "verb": verb, "seed": seed, "config": from_json(config)}
-        return {**head, **from_json(facts)}
+        try:
+            utc, mono_s, name, verb, seed, config, facts = self._rows("SELECT * FROM start")[0]
+            head = {"utc": utc, "mono_s": mono_s, "id": name, "verb": verb, "seed": seed, "config": from_json(config)}
+            return {**head, **from_json(facts)}
+        except (IndexError, TypeError, ValueError) as exc:
+            raise DataError(f"{self.folder}: its start is not in the run record: restore the file from a copy") from exc
 
     def boards(self) -> dict[str, dict[str, Any]]:
         """ArrayInfo of every board as JSON values, by name."""
@@ -137,8 +140,11 @@ class RunReader:
     @property
     def status(self) -> Status | Literal["running", "killed"]:
         """How the run ended, ``running`` while a process writes it, ``killed`` where it ended without a word."""
-        if held(self.folder):
-            return "running"
+        try:
+            if held(self.folder):
+                return "running"
+        except sqlite3.Error as exc:
+            raise DataError(f"{self.folder}: writer.lock is damaged ({exc}): remove it if no run is under way") from exc
         stop = self.stop()
         return "killed" if stop is None else stop.status
 
@@ -152,6 +158,27 @@ class RunReader:
         """Operations of which it is not known that they are done: read their cells again, never send them again."""
         rows = self._rows(f"{_OPERATIONS} WHERE coalesce(status, 'pending') IN ('pending', 'uncertain') ORDER BY o.number")
         return [_operation(row) for row in rows]
+
+    def pulses(self, board: str) -> Array | None:
+        """Pulses per cell that this run sent to a physical board, int64 [array row col]; None where it sent none.
+
+        What may not have reached the devices counts; so does all that the board's own write-verify may have sent.
+        """
+        latest = "(SELECT status FROM outcomes WHERE operation = o.number ORDER BY rowid DESC LIMIT 1)"
+        query = (
+            f"SELECT o.number, verb, cells FROM operations o WHERE o.number > ? AND board = ? "
+            f"AND coalesce({latest}, 'pending') != 'refused' ORDER BY o.number LIMIT 256"
+        )
+        total: Array | None = None
+        after = 0
+        while rows := self._rows(query, after, board):
+            after = rows[-1][0]
+            for _, verb, packed in rows:
+                cells = unpack_cells(packed)
+                # Of a write-verify only the board knows the polarity: either row holds all of them.
+                pulses = cells[0] if verb == "verify" else cells.sum(axis=0)
+                total = pulses if total is None else total + pulses
+        return total
 
     def last_digital_state(self) -> Any:
         """The digital state that went with the last operation that had one, whatever became of it; None before."""

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hil.errors import DataError
 from hil.ledger import Ledger
-from hil.records import Result
+from hil.records import Event, Result
 from hil.report.section import Table as SectionTable
 from hil.run_reader import RunReader
 
@@ -21,14 +21,23 @@ __all__ = ["describe", "export_netcdf", "list_runs", "plain_table", "results_tab
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """Every run in a folder, oldest first: id, verb, bench, status."""
+    """Every run in a folder, oldest first: id, verb, bench, status; of one that cannot be read "damaged", and the reason."""
     found = []
     for path in sorted(folder.glob("*/run.sqlite")):
-        with Ledger.open(path.parent) as run:
-            start = run.start
-            bench = start["config"].get("bench", {}).get("name", "") if isinstance(start["config"], dict) else ""
-            found.append({"id": start["id"], "verb": start["verb"], "bench": bench, "status": run.status})
+        try:
+            with Ledger.open(path.parent) as run:
+                start = run.start
+                row = {"id": start["id"], "verb": start["verb"], "bench": _bench_name(start["config"]), "status": run.status}
+        except DataError as exc:
+            reason = str(exc).removeprefix(f"{path.parent}: ")
+            row = {"id": path.parent.name, "verb": "", "bench": "", "status": "damaged", "reason": reason}
+        found.append(row)
     return found
+
+
+def _bench_name(config: Any) -> str:
+    bench = config.get("bench") if isinstance(config, dict) else None
+    return str(bench.get("name", "")) if isinstance(bench, dict) else ""
 
 
 def describe(run: RunReader) -> dict[str, Any]:
@@ -75,11 +84,26 @@ def watch(folder: Path, wait: Callable[[], None]) -> Iterator[str]:
             status = run.status
             for event in run.events(after=last):
                 last = event.number
-                yield f"{event.utc} {event.kind} {json.dumps(event.payload)}"
+                yield _event_line(event)
             if status != "running":
                 yield f"ended: {status}"
                 return
             wait()
+
+
+_LINE = 100
+"""Characters of a line about an event."""
+
+
+def _event_line(event: Event) -> str:
+    """Time of day (UTC), kind, and what is short enough of the payload; `hil export` and the record have it whole."""
+    payload = event.payload if isinstance(event.payload, dict) else {}
+    # The boards of "safe": which confirmed.
+    named = {**payload, **payload["boards"]} if event.kind == "safe" else payload
+    short = ((name, value) for name, value in named.items() if isinstance(value, (str, int, float)) and value != "")
+    said = " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in short)
+    line = f"{event.utc[11:19]} {event.kind} {said}".rstrip()
+    return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
 
 
 def export_netcdf(folder: Path, target: Path) -> Path:

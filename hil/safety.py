@@ -35,17 +35,23 @@ class SafeState:
     are being grounded one more signal waits until all is done; a further one gives up the board it hangs at and goes
     on to the next. Drivers bound the time that ``safe`` takes.
 
-    confirmed: after grounding, whether each board confirmed; None before.
+    confirmed: after grounding, whether each board confirmed; None before. ledger: the run record that gets it.
     """
 
     def __init__(self, ledger: Ledger | None = None) -> None:
         self.confirmed: dict[str, bool] | None = None
-        self._ledger = ledger
+        self.ledger = ledger
         self._boards: list[tuple[str, CanBeSafe]] = []
         self._handlers: dict[int, Any] = {}
         self._reason = ""
         self._grounding = self._stepping = False
         self._waiting = 0
+
+    @property
+    def doubtful(self) -> str:
+        """Which boards did not confirm and what to do about it, one line; empty where none is in doubt."""
+        names = ", ".join(name for name, confirmed in (self.confirmed or {}).items() if not confirmed)
+        return f"{names}: did not confirm that it is grounded: look at it before touching it" if names else ""
 
     def add(self, name: str, board: CanBeSafe) -> None:
         """Register a board right after it has been opened."""
@@ -81,10 +87,10 @@ class SafeState:
         return confirmed
 
     def _record(self, confirmed: Mapping[str, bool], reason: str, errors: Mapping[str, str]) -> None:
-        if self._ledger is None:
+        if self.ledger is None:
             return
         try:
-            self._ledger.safe(confirmed, reason, errors)
+            self.ledger.safe(confirmed, reason, errors)
         except HilError as exc:
             _LOG.error("safe state %s is not in the run record (%s)", dict(confirmed), exc)
 

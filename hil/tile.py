@@ -15,7 +15,7 @@ from torch import Tensor
 from hil.backend import Direction, HasReference
 from hil.driving import drive
 from hil.encoding import Stream, UpdateSettings, encode
-from hil.errors import ShapeError
+from hil.errors import ShapeError, UsageError
 from hil.known import KnownDevices
 from hil.matvec import matvec
 from hil.place import Place, Region
@@ -137,7 +137,12 @@ class Tile:
         return total, saturated
 
     def update(self, x: Tensor, d: Tensor, rate: Tensor, settings: UpdateSettings, active: Tensor | None = None) -> None:
-        """W += rate d x^T in expectation, by coincidences. x [array sample in], d [array sample out], rate [array] >= 0."""
+        """W += rate d x^T in expectation, by coincidences. x [array sample in], d [array sample out], rate [array] >= 0.
+
+        A rate of 0 sends no pulse. ShapeError for rates of another shape, UsageError for one that is negative, NaN or
+        infinite: of such a rate the trains would fire wrongly or not at all, and nobody would be told.
+        """
+        self._check_rate(rate)
         samples = x.shape[1]
         rows, cols = encode(
             x, d, rate, self.step, settings, self._x_keys.keys(samples, active), self._d_keys.keys(samples, active)
@@ -150,6 +155,15 @@ class Tile:
                 self.place.shape,
                 active,
             )
+
+    def _check_rate(self, rate: Tensor) -> None:
+        if tuple(rate.shape) != (self.arrays,):
+            raise ShapeError(f"{self.place.name} update: rate {list(rate.shape)} needs [{self.arrays}]: one for each array")
+        low, high = torch.aminmax(rate)
+        # Not "low < 0 or ...": a NaN compares as false with everything.
+        if not (low.item() >= 0 and high.item() < float("inf")):
+            bad = rate[~((rate >= 0) & (rate < float("inf")))][0].item()
+            raise UsageError(f"{self.place.name} update: rate {bad:g} is no learning rate: give finite ones of at least 0")
 
     def conductance(self, active: Tensor | None = None) -> Tensor:
         """Conductances as ``read`` gives them, float32 [array in out] siemens; inactive arrays are not read and give NaN."""

@@ -15,11 +15,12 @@ from typing import Self
 
 import numpy as np
 
-from hil.backend import ArrayInfo
+from hil.backend import ArrayBackend, ArrayInfo
 from hil.errors import DataError
 from hil.records import Array, from_npy, to_npy
+from hil.run_reader import RunReader
 
-__all__ = ["READS_IN_MEMORY", "CellWear", "Wear"]
+__all__ = ["READS_IN_MEMORY", "CellWear", "Wear", "pulses_since_start"]
 
 READS_IN_MEMORY = 256
 """Reading operations that are counted in memory before they are written: what a killed process forgets at most."""
@@ -152,6 +153,24 @@ class Wear:
             was = f"{info.serial} was {list(up.shape)}, is now {list(size)} [array row col]"
             raise DataError(f"{self._name}: {was}: give the new board a serial of its own")
         return CellWear(up, down, either, reads, row[4])
+
+
+def pulses_since_start(backend: ArrayBackend, name: str, run: RunReader | None) -> Array:
+    """Pulses of every cell since the run began, resumptions included, [array row col]; NaN where nobody has counted.
+
+    A physical board's are those in the run's record under its ``name``: whatever the board counts itself may go back to
+    before the run. Others count from when they were made.
+    """
+    info = backend.info
+    size = (info.arrays, info.rows, info.cols)
+    if info.physical:
+        found = None if run is None else run.pulses(name)
+        return np.zeros(size, dtype=np.int64) if found is None else found
+    status = backend.status()
+    if not {"pulses_up", "pulses_down"} <= status.keys():
+        return np.full(size, np.nan)
+    total: Array = (status["pulses_up"] + status["pulses_down"]).cpu().numpy()
+    return total
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -49,9 +49,9 @@ class CharacterizeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: tuple[int, int] | None = None
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """Rows and cols of the matrix to make on an elastic bench."""
-    widths: tuple[int, ...] | None = None
+    widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=2)
     """Layer widths of the network whose matrices to characterize on an elastic bench."""
     cycles: int = Field(default=5, ge=2, le=1000)
     """Cycles of N up, N down."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from hil.bench import Bench
 from hil.datasets import load
@@ -14,11 +14,11 @@ from hil.ledger import Ledger
 from hil.procedure import Procedure
 from hil.report.section import Section, Table
 from hil.run_reader import RunReader
-from procedures.characterize import CharacterizeConfig, characterize
 from procedures.device_report import characterize_sections, zero_shift_sections
+from procedures.prepare import measure_devices
 from procedures.train import TrainConfig, TrainResult, train
+from procedures.train_config import Count, Rate, Widths
 from procedures.train_report import train_sections
-from procedures.zero_shift import ZeroShiftConfig, zero_shift
 
 __all__ = ["DemoConfig", "DemoResult", "demo", "headline", "procedure"]
 
@@ -29,14 +29,14 @@ class DemoConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str = "digits"
-    hidden: tuple[int, ...] = (32,)
-    epochs: int = Field(default=8, ge=1)
-    seeds: int = Field(default=3, ge=1)
+    hidden: Widths = (32,)
+    epochs: Count = 8
+    seeds: Count = 3
     """Networks trained at once, each on devices of its own (1 on a board)."""
-    lr_sgd: float = 0.01
-    lr_a: float = 0.01
-    lr_c: float = 0.1
-    n_s: float = 1.0
+    lr_sgd: Rate = 0.01
+    lr_a: Rate = 0.01
+    lr_c: Rate = 0.1
+    n_s: Count = 1
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,12 @@ def demo(bench: Bench, config: DemoConfig, ledger: Ledger) -> DemoResult:
     data = load(config.dataset)
     widths = (data.train_x.shape[1], *config.hidden, len(data.classes))
     bench.populate(torch.arange(config.seeds))
-    characterize(bench, CharacterizeConfig(widths=widths), ledger)
-    zero_shift(bench, ZeroShiftConfig(widths=widths), ledger)
-    common: dict[str, Any] = {
-        "dataset": config.dataset, "hidden": config.hidden, "epochs": config.epochs, "seeds": config.seeds,
-    }  # fmt: skip
-    tiki_taka: dict[str, Any] = {"lr_a": config.lr_a, "lr_c": config.lr_c, "n_s": config.n_s}
+    measure_devices(bench, widths, ledger)
+    common = config.model_dump(exclude={"lr_sgd"})
     runs = {
         "analog SGD": TrainConfig(algorithm="sgd", lr=config.lr_sgd, **common),
-        "Tiki-Taka": TrainConfig(algorithm="tiki-taka", reference_a="nominal", **tiki_taka, **common),
-        "Tiki-Taka, zero-shifted": TrainConfig(algorithm="tiki-taka", reference_a="sp", **tiki_taka, **common),
+        "Tiki-Taka": TrainConfig(algorithm="tiki-taka", reference_a="nominal", **common),
+        "Tiki-Taka, zero-shifted": TrainConfig(algorithm="tiki-taka", reference_a="sp", **common),
     }
     found: dict[str, TrainResult] = {}
     already = {event.payload.get("label") for event in ledger.run.events("trained")}
@@ -85,5 +81,7 @@ def headline(result: DemoResult) -> Table:
     return Table("Test accuracy, mean and standard deviation over the seeds", ("trained with", "accuracy (%)"), rows)
 
 
-procedure = Procedure("demo", DemoConfig, demo, "the main job end to end on the embedded digits", demo_sections, headline)
+procedure = Procedure(
+    "demo", DemoConfig, demo, "the main job end to end on the embedded digits", demo_sections, headline=headline
+)
 """The entry point."""

@@ -90,7 +90,7 @@ def build(bench: Bench, plan: NetworkPlan) -> Network:
             role: str, reference: ReferenceChoice, number: int = number, size: tuple[int, int] = (inputs, outputs)
         ) -> Tile:
             place = bench.place(f"layer{number}.{role}", role, *size)
-            known = known_devices(place, bench.arrays, bench.calibrations, reference, bench.name)
+            known = known_devices(place, bench.arrays, bench.calibrations, reference, bench.name, plan.widths)
             return Tile(place, known, bench.config.seed, bench.ids)
 
         rate = {name: value.float() for name, value in plan.rates.items()}

@@ -18,8 +18,16 @@ __all__ = ["measure_devices"]
 def measure_devices(bench: Bench, widths: tuple[int, ...], ledger: Ledger) -> None:
     """Characterize and find symmetry points; on an emulated bench once for each identity of the population.
 
-    Replicas with equal ids are equal devices, unless the settings give each array its own.
+    Replicas with equal ids are equal devices, unless the settings give each array its own. A resumed run does not measure
+    the cells of a board again: they may be in training by now.
     """
+    if bench.physical and any(ledger.run.events("measured")):
+        return
+    _measure(bench, widths, ledger)
+    ledger.event("measured", {"widths": widths})
+
+
+def _measure(bench: Bench, widths: tuple[int, ...], ledger: Ledger) -> None:
     unique, index = torch.unique(bench.ids, return_inverse=True)
     if len(unique) == len(bench.ids) or any(_varies(board.settings) for board in bench.config.boards.values()):
         characterize(bench, CharacterizeConfig(widths=widths), ledger)

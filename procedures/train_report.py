@@ -26,7 +26,6 @@ from hil.report.section import Figure, Section, Table
 from hil.report.style import HALF
 from hil.report.values import number, prefixed
 from hil.run_reader import RunReader
-from hil.tile import Tile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +39,14 @@ _CURVES = ("loss", "train", "validation", "test")
 _MOST_POINTS = 20
 
 
-def record_network(ledger: Ledger, algorithm: str, result: TrainResult, network: Network, label: str | None = None) -> None:
+def record_network(
+    ledger: Ledger,
+    algorithm: str,
+    result: TrainResult,
+    network: Network,
+    pulses: Mapping[str, Tensor],
+    label: str | None = None,
+) -> None:
     """Record a trained network, with all that its figures need, and its results.
 
     label: what tells several networks of one run apart; their results are then called "LABEL: NAME".
@@ -51,7 +57,7 @@ def record_network(ledger: Ledger, algorithm: str, result: TrainResult, network:
     arrays: dict[str, Array | Tensor] = {name: result.curves[name] for name in _CURVES if name in result.curves}
     arrays |= {"test_accuracy": result.test_accuracy, "validation_accuracy": result.validation_accuracy}
     arrays["confusion"] = result.confusion[best].sum(dim=0)
-    matrices = _matrices(network, best)
+    matrices = _matrices(network, pulses, best)
     for matrix, kinds in matrices.items():
         for kind, values in kinds.items():
             edges = shared_edges([values])
@@ -78,7 +84,7 @@ def _record_results(ledger: Ledger, head: str, result: TrainResult, points: int,
     ledger.result(f"{head}seconds", result.seconds, "s", "wall-clock time, measurements before training included")
 
 
-def _matrices(network: Network, arrays: slice) -> dict[str, dict[str, Array]]:
+def _matrices(network: Network, pulses: Mapping[str, Tensor], arrays: slice) -> dict[str, dict[str, Array]]:
     """Values of every matrix at the end, of some arrays, flat, by kind."""
     found: dict[str, dict[str, Array]] = {}
     for place, algorithm in enumerate(network.algorithms):
@@ -86,9 +92,8 @@ def _matrices(network: Network, arrays: slice) -> dict[str, dict[str, Array]]:
             found[f"layer{place}"] = {"weights": _flat(algorithm.weight[arrays])}
     for name, tile in network.tiles.items():
         found[name] = {"weights": _flat(tile.weights()[arrays]), "conductance": _flat(tile.conductance()[arrays])}
-        pulses = _pulses(tile)
-        if pulses is not None:
-            found[name]["pulses"] = _flat(pulses[arrays])
+        if bool(pulses[name].isfinite().any()):
+            found[name]["pulses"] = _flat(pulses[name][arrays])
     return found
 
 
@@ -96,20 +101,6 @@ def _flat(values: Tensor) -> Array:
     flat = values.detach().cpu().numpy().astype(np.float64).ravel()
     finite: Array = flat[np.isfinite(flat)]
     return finite
-
-
-def _pulses(tile: Tile) -> Tensor | None:
-    """Pulses of every cell, [array in out]; None where a board does not count them."""
-    total = None
-    for region in tile.place.regions:
-        status = region.backend.status()
-        if "pulses_up" not in status or "pulses_down" not in status:
-            return None
-        part = (status["pulses_up"] + status["pulses_down"])[:, region.rows, region.cols]
-        if total is None:
-            total = part.new_zeros((tile.arrays, tile.inputs, tile.outputs))
-        total[:, region.inputs, region.outputs] = part
-    return total
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a training run must remember to go on: where it is, its curves, and when it last saved."""
+"""What a training run must remember to go on: where it is, its curves, its order of the samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hil.encoding import Stream, word
 
-__all__ = ["Curves", "Position", "data_order"]
+__all__ = ["Curves", "Position", "data_order", "plain", "tensors"]
 
 
 @dataclass
@@ -58,3 +58,19 @@ def data_order(seed: int, ids: Tensor, epoch: int, samples: int) -> Tensor:
     stream.counter += epoch
     place = torch.arange(samples, dtype=torch.int32)
     return word(stream.keys(1), place, 0).argsort(dim=1, stable=True)
+
+
+def plain(state: Any) -> Any:
+    """Digital state as JSON: counters as lists; the references, large and unchanging, stay out."""
+    if isinstance(state, dict):
+        return {name: plain(value) for name, value in state.items() if name != "reference"}
+    if isinstance(state, list):
+        return [plain(value) for value in state]
+    return state.tolist() if isinstance(state, Tensor) else state
+
+
+def tensors(state: Any) -> Any:
+    """``plain`` undone: lists of counters as int64 tensors."""
+    if isinstance(state, dict):
+        return {name: tensors(value) for name, value in state.items()}
+    return torch.tensor(state, dtype=torch.int64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ class ZeroShiftConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: tuple[int, int] | None = None
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """Rows and cols of the matrix to make on an elastic bench."""
-    widths: tuple[int, ...] | None = None
+    widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=2)
     """Layer widths of the network whose matrices to measure on an elastic bench."""
     max_pulses: int = Field(default=4000, ge=64)
     """Per cell, those to mid-range included."""

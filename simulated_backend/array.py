@@ -16,7 +16,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hil.backend import ArrayInfo, Direction, PulseShape, Range, check_mask, check_per_array
+from hil.backend import (
+    ArrayInfo,
+    Direction,
+    PulseShape,
+    Range,
+    check_counts,
+    check_mask,
+    check_per_array,
+    check_polarity,
+    check_trains,
+)
 from hil.encoding import PulseTrain, Stream, gauss, word
 from hil.errors import ShapeError, UsageError
 from hil.matvec import matvec
@@ -165,11 +175,7 @@ class EmulatedArray:
         return y * self._unit
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
-        info = self._info
-        if counts.dtype != torch.int32 or tuple(counts.shape) != (info.arrays, info.rows, info.cols):
-            raise ShapeError(
-                f"pulse: counts {counts.dtype} {list(counts.shape)} needs int32 {[info.arrays, info.rows, info.cols]}"
-            )
+        check_counts(counts, self._info)
         cells = self._with_shape(shape)
         size = counts.abs()
         key = self._noise["pulse"].keys(1, (size > 0).flatten(1).any(dim=1))
@@ -178,8 +184,7 @@ class EmulatedArray:
 
     def trace(self, polarity: Tensor, mask: Tensor, shape: PulseShape, every: int = 1) -> Tensor:
         check_mask(mask, self._info)
-        if polarity.dtype != torch.int8 or polarity.dim() != 1:
-            raise ShapeError(f"trace: polarity {polarity.dtype} {list(polarity.shape)} needs int8 [pulse] of +1 and -1")
+        check_polarity(polarity, every)
         cells = self._with_shape(shape)
         active = mask.flatten(1).any(dim=1)
         key = self._noise["pulse"].keys(len(polarity), active)
@@ -236,13 +241,7 @@ class EmulatedArray:
             )
 
     def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
-        info = self._info
-        size = (info.arrays, rows.samples)
-        if tuple(rows.sign.shape) != (*size, info.rows) or tuple(cols.sign.shape) != (*size, info.cols):
-            raise ShapeError(
-                f"update: trains {list(rows.sign.shape)} and {list(cols.sign.shape)} need "
-                f"[{info.arrays} sample {info.rows}] and [{info.arrays} sample {info.cols}]: place them on the board's lines"
-            )
+        check_trains(rows, cols, self._info)
         self._check_active(active)
         cells = self._with_shape(shape)
         key = self._noise["pulse"].keys(rows.samples, active)

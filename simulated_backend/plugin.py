@@ -20,12 +20,13 @@ class EmulatedPlugin:
         return settings.rows is None
 
     def open(self, settings: EmulatorSettings, wanted: Wanted) -> EmulatedArray:
-        """A new emulated array; its devices follow from the seed, the name and the ids."""
+        """A new emulated array; its devices follow from the seed, the name, the site and the ids."""
         rows, cols = settings.rows or wanted.rows, settings.cols or wanted.cols
         if rows is None or cols is None:
             raise UsageError(f"{wanted.name}: an elastic emulated board needs a matrix size: give settings.rows and cols")
         try:
-            return EmulatedArray(settings, rows, cols, seed=wanted.seed, ids=wanted.ids, name=wanted.name, role=wanted.role)
+            name = f"{wanted.name}@{wanted.site}" if wanted.site else wanted.name
+            return EmulatedArray(settings, rows, cols, seed=wanted.seed, ids=wanted.ids, name=name, role=wanted.role)
         except ValueError as exc:
             raise UsageError(f"{wanted.name}: {exc}: correct [boards.*.settings]") from exc
 

@@ -240,7 +240,7 @@ class TestCalibrations:
             place = bench.place("layer0.c", "c", 3, 2)
             info = place.regions[0].backend.info
             assert bench.calibrations.find(info.serial, place.shape) is None
-            missing = r"^layer0\.c: its symmetry points were never measured: run `hil characterize"
+            missing = r"^layer0\.c: its symmetry points were never measured \(no calibration in .*\): run `hil characterize"
             with pytest.raises(UsageError, match=missing) as caught:
                 known_devices(place, 1, bench.calibrations, "sp", "emulated")
             assert "\n" not in str(caught.value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
 from hil.backend import ArrayInfo, PulseShape, Range, check_per_array
-from hil.config import BenchConfig, Nominal, load_bench, override, shipped_benches, validated
+from hil.config import BenchConfig, Nominal, RoleConfig, load_bench, override, shipped_benches, validated
 from hil.errors import ShapeError, UsageError
 from hil.known import from_nominal
 
@@ -78,6 +80,17 @@ class TestGoodFiles:
         known = from_nominal(config.nominal, 3, 2, 2)
         torch.testing.assert_close(known.step_weight, 1.2 / torch.tensor([100.0, 1000.0, 10000.0], dtype=torch.float64))
 
+    def test_a_state_folder_is_beside_the_file_that_names_it(self, bench, tmp_path, monkeypatch):
+        (tmp_path / "elsewhere").mkdir()
+        path = bench('state = "kept"' + GOOD)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert load_bench("../lab.toml").state.resolve() == tmp_path / "kept"
+        assert load_bench(path, ["state=here"]).state.resolve() == tmp_path / "elsewhere" / "here"
+        assert load_bench(bench(f'state = "{tmp_path}/far"' + GOOD)).state == tmp_path / "far"
+
+    def test_a_role_has_every_field_of_a_pulse(self):
+        assert [*RoleConfig.model_fields] == ["board", *(field.name for field in fields(PulseShape))]
+
     def test_values_per_array_of_another_number_of_arrays(self, bench):
         config = load_bench(bench(), ["roles.c.up_v=[0.9, 1.0, 1.1]", "nominal.states=[100, 1000]"])
         info = ArrayInfo(2, 1, 1, False, "", "", "", "", Range(-1, 1), Range(-1, 1), Range(0, 1))
@@ -104,6 +117,7 @@ class TestMistakes:
             ("g_min_siemens = 70e-6", "g_min_siemens = 140e-6", ["nominal", "is not below g_max_siemens"]),
             ("[boards.main]\nbackend", "[board.main]\nbackend", ["boards", "missing"]),
             ("[nominal]", "[read]\nread_v = -1\n[nominal]", ["read.read_v", "greater than 0"]),
+            ("[nominal]", "[procedures.typo]\nx = 1\n[nominal]", ["procedures.typo: ", "zero-shift"]),
             ('name = "lab"', 'name = "lab', ["not valid TOML", "line 2", "correct that line"]),
             ('name = "lab"', 'name = "lab"\nname = "lab"', ["not valid TOML", "line 3"]),
         ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hil.backend import ArrayBackend, ArrayInfo, HasClock, HasReference, HasState, HasVerify, PulseShape, Range, idle
+from hil.backend import ArrayBackend, ArrayInfo, Costs, HasClock, HasReference, HasState, HasVerify, PulseShape, Range, idle
 from hil.dry_run import DryRun
 from hil.encoding import PulseTrain
 from hil.errors import LimitError, ShapeError
@@ -54,7 +54,7 @@ def test_nothing_asked_nothing_counted():
 
 
 def test_it_adds_up():
-    dry = DryRun(INFO, 50e-6, read_s=0.01, mvm_s=0.1, gap_s=1e-3)
+    dry = DryRun(INFO, 50e-6, costs=Costs(read_s=0.01, mvm_s=0.1, gap_s=1e-3))
     with dry:
         g = dry.read(MASK, 3)
         torch.testing.assert_close(g, torch.where(MASK, 50e-6, math.nan), equal_nan=True)
@@ -84,7 +84,7 @@ def test_it_adds_up():
 
 
 def test_lines_at_once_and_serial_updates_take_longer():
-    slow = DryRun(replace(INFO, rows_at_once=1, cols_at_once=3, parallel_update=False), mvm_s=1.0)
+    slow = DryRun(replace(INFO, rows_at_once=1, cols_at_once=3, parallel_update=False), costs=Costs(mvm_s=1.0))
     slow.mvm(torch.zeros(1, 2, 3), "forward")
     assert slow.summary().seconds == 2 * 3 * 2
     slow.mvm(torch.zeros(1, 1, 4), "backward")

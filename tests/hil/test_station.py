@@ -12,7 +12,7 @@ from hil.station import Site, one_site
 
 
 def test_one_site_is_the_bench_itself(tmp_path):
-    station = one_site(lambda: open_bench(load_bench("emulated"), tmp_path))
+    station = one_site.open(one_site.settings(), lambda site: open_bench(load_bench("emulated"), tmp_path))
     assert station.sites() == [Site((0, 0))]
     with station.contact(Site((0, 0))) as bench:
         assert bench.name == "emulated"

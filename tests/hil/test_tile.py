@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from hil.config import ReadConfig
 from hil.encoding import UpdateSettings
 from hil.errors import ShapeError
-from hil.known import from_nominal
 from hil.place import Allocator
 from simulated_backend.settings import PeripherySettings
 
@@ -279,55 +276,6 @@ class TestRegions:
         desk.put(loud, torch.full((1, 4, 4), 0.5))
         quiet.forward(torch.ones(1, 1, 4))
         assert desk.state(board)["counter_mvm"].tolist() == [1]
-
-
-class TestUpdate:
-    def test_adds_the_outer_product_in_expectation(self, desk, draw):
-        """Constant steps make the mean exact (theory T6c): 2,000 replicas, each figure within its own standard error."""
-        ids = torch.arange(2000)
-        tile = desk.tile(5, 3, ids=ids, model="constant", seed=5)
-        x, d, rate = draw((1, 2, 5), 1), draw((1, 2, 3), 2), 0.002
-        tile.update(x.expand(2000, -1, -1), d.expand(2000, -1, -1), torch.full((2000,), rate), UpdateSettings())
-        wanted = rate * torch.einsum("so,si->oi", d[0], x[0]).double()
-        # Var[count] = BL p (1 - p) <= E[count]; a pulse is 0.001 of weight.
-        counts = rate * torch.einsum("so,si->oi", d[0].abs(), x[0].abs()).double() / 0.001
-        desk.mean_is(tile.weights() - 0.0, wanted, 0.001 * counts.clamp(min=1e-3).sqrt(), resolves=1e-3)
-
-    def test_counts_pulses_in_steps_of_what_is_known_of_the_devices(self, desk):
-        """Devices known to take steps twice as large get half the pulses. Deterministic trains make it exact."""
-        known = from_nominal(desk.nominal, 1, 1, 1)
-        x = torch.ones(1, 1, 1)
-        counts = []
-        for factor in (1.0, 2.0):
-            tile = desk.tile(1, 1, known=replace(known, step_weight=known.step_weight * factor))
-            tile.update(x, x, torch.full((1,), 0.02), UpdateSettings(kind="deterministic"))
-            counts.append(int(desk.pulses(tile)))
-        assert counts == [20, 10]
-
-    def test_leaves_inactive_arrays_and_their_counters_alone(self, desk, draw):
-        tile = desk.tile(4, 3, ids=torch.arange(3), clean=False)
-        x, d, rate = draw((3, 2, 4), 1), draw((3, 2, 3), 2), torch.full((3,), 0.02)
-        tile.update(x, d, rate, UpdateSettings())
-        before, trains = desk.inside(tile), tile.state_dict()
-        tile.update(x, d, rate, UpdateSettings(), torch.tensor([True, False, True]))
-        after = desk.inside(tile)
-        for name in before:
-            assert torch.equal(after[name][1], before[name][1]), name
-        assert tile.state_dict()["in"].tolist() == [4, 2, 4]
-        assert trains["in"].tolist() == [2, 2, 2]
-        assert not torch.equal(after["state"][0], before["state"][0])
-
-    def test_goes_on_where_a_saved_state_left_off(self, desk, draw):
-        x, d, rate = draw((1, 3, 4), 1), draw((1, 3, 3), 2), torch.full((1,), 0.02)
-        through, resumed = desk.tile(4, 3, clean=False), desk.tile(4, 3, clean=False)
-        for tile in (through, resumed):
-            tile.update(x, d, rate, UpdateSettings())
-        fresh = desk.tile(4, 3, clean=False)
-        fresh.load_state_dict(resumed.state_dict())
-        fresh.place.regions[0].backend.load_state_dict(desk.inside(resumed))
-        for tile in (through, fresh):
-            tile.update(x, d, rate, UpdateSettings())
-        assert torch.equal(desk.siemens(fresh), desk.siemens(through))
 
 
 def test_a_wrong_shape_is_refused_in_one_line(desk):
