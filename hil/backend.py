@@ -33,8 +33,10 @@ __all__ = [
     "HasVerify",
     "PulseShape",
     "Range",
+    "check_active",
     "check_counts",
     "check_mask",
+    "check_mvm",
     "check_per_array",
     "check_polarity",
     "check_trains",
@@ -235,14 +237,18 @@ class Costs:
 
     read_s: float = 1e-3
     """One reading of a cell, second."""
+    trace_read_s: float | None = None
+    """One reading within a trace, second; None = as any other."""
     mvm_s: float = 1e-3
     """One vector on the lines driven and sensed at once, second."""
     gap_s: float = 0.0
     """Rest after each pulse, second."""
     operation_s: float = 0.0
     """Overhead of one operation (call of a verb), second."""
+    cell_s: float = 0.0
+    """Overhead of every cell that an operation addresses one by one, second."""
     closures_per_cell: int = 0
-    """Relay closures for every cell that an operation addresses."""
+    """Relay closures for every cell that an operation addresses one by one, at most."""
 
 
 @runtime_checkable
@@ -309,6 +315,20 @@ def check_trains(rows: PulseTrain, cols: PulseTrain, info: ArrayInfo) -> None:
             raise ShapeError(f"update: {name} {list(train.sign.shape)}: needs {list(want)} [array sample {name[:-1]}]")
 
 
+def check_mvm(volts: Tensor, direction: Direction, info: ArrayInfo) -> None:
+    """Raise ShapeError unless the voltages of ``mvm`` are float32 [array sample line] of this board."""
+    lines = info.rows if direction == "forward" else info.cols
+    if volts.dtype != torch.float32 or volts.dim() != 3 or volts.shape[0] != info.arrays or volts.shape[2] != lines:
+        given = f"{volts.dtype} {list(volts.shape)}"
+        raise ShapeError(f"mvm {direction}: volts {given}: needs float32 [{info.arrays} sample {lines}]")
+
+
+def check_active(active: Tensor | None, info: ArrayInfo) -> None:
+    """Raise ShapeError unless ``active`` is None or bool [array] of this board."""
+    if active is not None and (active.dtype != torch.bool or tuple(active.shape) != (info.arrays,)):
+        raise ShapeError(f"active: {active.dtype} {list(active.shape)}: needs bool [{info.arrays}] [array]")
+
+
 def check_per_array(shape: PulseShape, info: ArrayInfo) -> None:
     """Raise ShapeError where a per-array field of the shape has another length than the array axis."""
     for field in ("up_v", "down_v", "width_s", "gate_up_v", "gate_down_v", "compliance_a"):
@@ -352,6 +372,8 @@ def update_by_counts(
     backend: ArrayBackend, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None
 ) -> None:
     """``update`` composed of coincidence counts and ``pulse``, sample after sample."""
+    check_trains(rows, cols, backend.info)
+    check_active(active, backend.info)
     for sample in range(rows.samples):
         counts = coincidence_counts(rows.at(sample), cols.at(sample))
         if active is not None:
@@ -365,9 +387,8 @@ def mvm_by_columns(backend: ArrayBackend, volts: Tensor, direction: Direction, a
     The sum over lines is digital, so neither saturation nor a reference enters.
     """
     info = backend.info
-    lines = info.rows if direction == "forward" else info.cols
-    if volts.dim() != 3 or volts.shape[0] != info.arrays or volts.shape[2] != lines:
-        raise UsageError(f"mvm: volts {list(volts.shape)} does not fit {info.model}: needs [{info.arrays} sample {lines}]")
+    check_mvm(volts, direction, info)
+    check_active(active, info)
     used = (volts != 0).any(dim=1)
     if active is not None:
         used = used & active[:, None]

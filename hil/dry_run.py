@@ -111,7 +111,8 @@ class DryRun:
         """Conductances where the mask is true."""
         check_mask(mask, self.info)
         self._count("read")
-        self._read(mask, averages)
+        self._read(mask, averages, self._costs.read_s)
+        self._address(int(mask.sum()))
         return torch.where(mask.cpu(), self._g, math.nan)
 
     def mvm(self, volts: Tensor, direction: Direction, active: Tensor | None = None) -> Tensor:
@@ -148,7 +149,7 @@ class DryRun:
         cells = compile_trace(polarity, mask)
         self._pulse("trace", cells, int(cells.sum()), shape)
         reads = len(polarity) // every
-        self._read(mask, reads)
+        self._read(mask, reads, self._costs.read_s if self._costs.trace_read_s is None else self._costs.trace_read_s)
         here = mask.cpu()
         if self._cells is None:
             return torch.where(here, self._g, math.nan)[..., None].repeat(1, 1, 1, reads)
@@ -201,11 +202,14 @@ class DryRun:
         sizes = [abs(one) for one in (value if isinstance(value, tuple) else (value,))]
         self._highest[name] = max(self._highest.get(name, 0.0), *sizes)
 
-    def _read(self, mask: Tensor, times: int) -> None:
-        self._closures += int(mask.sum()) * self._costs.closures_per_cell
+    def _address(self, cells: int) -> None:
+        self._closures += cells * self._costs.closures_per_cell
+        self._seconds += cells * self._costs.cell_s
+
+    def _read(self, mask: Tensor, times: int, each_s: float) -> None:
         count: Array = mask.cpu().numpy().astype(np.int64) * times
         self.reads += count
-        self._seconds += int(count.sum()) * self._costs.read_s
+        self._seconds += int(count.sum()) * each_s
 
     def _pulse(self, verb: str, cells: Array, passes: int, shape: PulseShape) -> None:
         check_per_array(shape, self.info)
@@ -213,7 +217,7 @@ class DryRun:
         self.up += cells[0]
         self.down += cells[1]
         self._passes += passes
-        self._closures += int((cells.sum(axis=0) > 0).sum()) * self._costs.closures_per_cell
+        self._address(int((cells.sum(axis=0) > 0).sum()))
         width_s = max(shape.width_s) if isinstance(shape.width_s, tuple) else shape.width_s
         self._seconds += passes * (width_s + self._costs.gap_s)
         for name in ("up_v", "down_v", "width_s"):

@@ -23,11 +23,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
 from hil.errors import UsageError
-from hil.fast_encoding import draw_keys, encode_loops
+from hil.fast_encoding import draw_bits, draw_keys, encode_loops
 
 __all__ = [
     "GAUSS",
@@ -175,9 +176,7 @@ class PulseTrain:
         """
         arrays, samples, lines = bits.shape
         key = torch.zeros(arrays, samples, 2, dtype=torch.int32)
-        return cls(
-            torch.zeros(bits.shape), sign, slots, key, torch.arange(lines, dtype=torch.int32), "given", packed=bits
-        )
+        return cls(torch.zeros(bits.shape), sign, slots, key, torch.arange(lines, dtype=torch.int32), "given", packed=bits)
 
     @property
     def samples(self) -> int:
@@ -249,8 +248,20 @@ class PulseTrain:
 
     def bits(self) -> Tensor:
         """Packed slots, int32 [array sample line]: slot s is bit s."""
+        if self.kind == "stochastic" and self.sign.device.type == "cpu":
+            out = torch.zeros(self.sign.shape, dtype=torch.int32)
+            draw_bits(
+                self.threshold.numpy(), self.sign.contiguous().numpy(), self.slots.contiguous().numpy(),
+                _words(self.key), _words(self.line), out.numpy().view(np.uint32),
+            )  # fmt: skip
+            return out
         slot = torch.arange(MAX_SLOTS, dtype=torch.int32, device=self.sign.device)
         return (self.fired().to(torch.int32) << slot).sum(dim=-1, dtype=torch.int32)
+
+
+def _words(x: Tensor) -> NDArray[np.uint32]:
+    """int32 on the CPU, seen as uint32."""
+    return x.contiguous().numpy().view(np.uint32)
 
 
 def coincidence_counts(rows: PulseTrain, cols: PulseTrain) -> Tensor:

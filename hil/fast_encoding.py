@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PHI32", "PSI32", "draw_keys", "encode_loops", "line_hash", "mix"]
+__all__ = ["PHI32", "PSI32", "draw_bits", "draw_keys", "encode_loops", "line_hash", "mix"]
 
 PHI32 = np.uint32(0x9E3779B9)
 PSI32 = np.uint32(0x85EBCA6B)
@@ -82,3 +82,32 @@ def encode_loops(
                 if value != 0:
                     p_d[a, s, j] = min(np.float32(abs(value) * scale_d), _ONE)
                     sign_d[a, s, j] = 1 if value > 0 else -1
+
+
+@numba.njit(cache=True, nogil=True)
+def draw_bits(
+    threshold: NDArray[np.int32],
+    sign: NDArray[np.int8],
+    slots: NDArray[np.int32],
+    key: NDArray[np.uint32],
+    line: NDArray[np.uint32],
+    out: NDArray[np.uint32],
+) -> None:
+    """Packed slots of a stochastic train, [array sample line], drawn only for lines that can fire; ``out`` is 0 before."""
+    arrays, samples, lines = sign.shape
+    for a in range(arrays):
+        for s in range(samples):
+            total = slots[a, s]
+            key0, key1 = key[a, s, 0], key[a, s, 1]
+            for i in range(lines):
+                level = threshold[a, s, i]
+                if sign[a, s, i] == 0 or level == 0:
+                    continue
+                place = line_hash(key0, key1, line[i])
+                limit = np.uint32(level)
+                bits = np.uint32(0)
+                for slot in range(total):
+                    word = mix(np.uint32(place + np.uint32(np.uint32(slot) * PSI32)))
+                    if (word >> np.uint32(8)) < limit:
+                        bits |= np.uint32(1) << np.uint32(slot)
+                out[a, s, i] = bits

@@ -147,19 +147,23 @@ def noise(sums: AlternatingSums, s_up: Floats, s_down: Floats, idle_var: Floats,
     """Tell the noise of pulses from that of readings. idle_var: variance of readings without pulses, [cell].
 
     A reading enters two neighbouring steps with opposite signs, so their covariance gives its variance, to be averaged
-    with ``idle_var`` (of idle_freedom degrees of freedom). Where readings dominate single steps, differences of block
-    means give the pulses' noise.
+    with ``idle_var`` (of idle_freedom degrees of freedom); as far as the two disagree over the cells, a board reads
+    single cells and trains in different ways, and the covariance counts. Where readings dominate single steps,
+    differences of block means give the pulses' noise.
     """
     p = sums.pairs
     var_u = np.maximum(sums.mean("uu") - sums.mean("u") ** 2, 0)
     var_d = np.maximum(sums.mean("dd") - sums.mean("d") ** 2, 0)
-    var_x = np.maximum(sums.mean("xx") - sums.mean("x") ** 2 - idle_var, 0)
     cov = sums.mean("ud") - sums.mean("u") * sums.mean("d")
-    q_up = np.maximum(var_u - 2 * idle_var, 0)
+    about = np.maximum(idle_var, -cov)
+    var_x = np.maximum(sums.mean("xx") - sums.mean("x") ** 2 - about, 0)
+    q_up = np.maximum(var_u - 2 * about, 0)
     echo = s_up * s_down * (1 - s_up) * var_x - s_down * q_up
     own = np.maximum(echo - cov, 0)
     error_own = (var_u * var_d + cov**2) / p
     error_idle = 2 * np.maximum(idle_var, own) ** 2 / max(idle_freedom, 1)
+    if len(own):
+        error_idle = error_idle + max(float(np.mean((own - idle_var) ** 2 - error_own - error_idle)), 0.0)
     trust = np.where(idle_var > 0, error_own / np.maximum(error_own + error_idle, 1e-300), 1.0)
     read_var = trust * idle_var + (1 - trust) * own
     error_read = np.where(idle_var > 0, error_own * error_idle / np.maximum(error_own + error_idle, 1e-300), 0.0)

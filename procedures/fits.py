@@ -65,7 +65,7 @@ def fit_branch(y: Floats, pulses: int, read_var: Floats, pulse_var: Floats) -> B
     """Fit up branches: y [cell cycle read], the reads 0..B of each branch, ``pulses`` pulses apart, rising to the last.
 
     Down branches are given mirrored (-y). read_var, pulse_var: variance of a reading, and of one step near the
-    symmetry point, [cell]; the second is a lower limit of the process noise where readings drown it.
+    symmetry point, [cell]; the second stands for the process noise where readings drown it.
     """
     safe = _safe_samples(y)
     line = _fit_line(y, safe, read_var, pulse_var * pulses)
@@ -74,10 +74,12 @@ def fit_branch(y: Floats, pulses: int, read_var: Floats, pulse_var: Floats) -> B
     reached_se = np.sqrt(y[:, :, -1].var(axis=1, ddof=1) / cycles)
     span = reached - y[:, :, 0].min(axis=1)
     predicted, predicted_var = _last(line, y)
-    blur = 4 * np.sqrt(predicted_var + reached_se**2)
+    blur = 3 * np.sqrt(predicted_var + reached_se**2)
     clipped = predicted - reached > np.maximum(0.01 * np.abs(span), blur)
-    keep = np.where(clipped[:, None, None], safe, True)
-    if not clipped.all():
+    # Where it cannot be told whether a bound cuts the end, the end tells nothing.
+    whole = ~clipped & (blur < 0.15 * np.abs(span))
+    keep = np.where(whole[:, None, None], True, safe)
+    if whole.any():
         line = _fit_line(y, keep, read_var, pulse_var * pulses)
     end, end_se = line.fixed_point()
     return BranchFit(*_per_pulse(line, pulses), end, end_se, reached, reached_se, clipped)
@@ -180,12 +182,8 @@ def _covariance(
     for_phi = centred / _away_from_zero((centred * before).sum(axis=(1, 2)))[column]
     for_a = weight / used[column] - _mean(before, weight)[column] * for_phi
     residual = (after - a[column] - phi[column] * before) * weight
-    power = np.maximum((residual**2).sum(axis=(1, 2)) / np.maximum(used - 2, 1), 1e-300)
-    reading = (1 + phi**2) * read_var
-    # Share of the residuals that pulses made, taken as the same along the branch (near a soft bound that is too much, and
-    # the end of the range gets too large an error); the rest are readings, whose correlation is known exactly.
-    share = np.clip(np.maximum(1 - reading / power, process_var / power), 0, 1)
-    squares = residual**2 * (share * used / np.maximum(used - 2, 1))[column]
+    increment = a[column] + (phi[column] - 1) * z
+    squares = _process_noise(residual, weight, increment, (1 + phi**2) * read_var, a, process_var)
 
     def of_reading(f: Floats) -> Floats:
         """Weight of each reading: it ends one increment and starts the next."""
@@ -197,6 +195,51 @@ def _covariance(
         return result
 
     return product(for_a, for_a), product(for_phi, for_phi), product(for_a, for_phi)
+
+
+def _process_noise(
+    residual: Floats, weight: Floats, increment: Floats, reading: Floats, middle: Floats, process_var: Floats
+) -> Floats:
+    """Variance that the pulses bring to every increment, [cell cycle read]: a constant part and one that grows with the
+    square of the increment.
+
+    Noise that scales with the step dies out towards a soft bound, noise of another kind does not: what the residuals say
+    about that, with what readings bring (``reading``, known) taken off, is the median over the cells, because a little
+    constant noise weighs heavily where the end of a range is concerned. process_var: of an increment as large as
+    ``middle``; taken where readings drown the noise.
+    """
+    column = (slice(None), None, None)
+    used = weight.sum(axis=(1, 2))
+    size = np.maximum((increment**2 * weight).sum(axis=(1, 2)) / _away_from_zero(used), 1e-300)
+    power = np.maximum((residual**2).sum(axis=(1, 2)) / np.maximum(used - 2, 1), 1e-300)
+    x = increment**2 / size[column]
+    known = (reading / power)[column]
+    y = residual**2 * (used / np.maximum(used - 2, 1) / power)[column] - known
+    trust = weight
+
+    def total(values: Floats) -> Floats:
+        result: Floats = (trust * values).sum(axis=(1, 2))
+        return result
+
+    # A square scatters in proportion to its mean: the second and third pass weigh accordingly.
+    for _ in range(3):
+        n, sx, sxx, sy, sxy = total(np.ones_like(x)), total(x), total(x**2), total(y), total(x * y)
+        det = n * sxx - sx**2
+        flat = det < 1e-9 * n * sxx
+        det = np.where(flat, 1.0, det)
+        constant = np.where(flat, sy / n, (sxx * sy - sx * sxy) / det)
+        growing = np.where(flat, 0.0, (n * sxy - sx * sy) / det)
+        trust = weight / np.maximum(np.maximum(constant, 0)[column] + np.maximum(growing, 0)[column] * x + known, 1e-3) ** 2
+    both = constant + np.maximum(growing, 0)
+    told = constant[both > 1e-3] / both[both > 1e-3]
+    share = float(np.clip(np.median(told), 0, 1)) if told.size else 0.0
+    shape = share + (1 - share) * x
+    exact = _away_from_zero(total(shape**2))
+    scale = total(shape * y) / exact
+    at_middle = np.maximum(share + (1 - share) * middle**2 / size, 1e-3)
+    scale = np.where(scale < 3 * np.sqrt(2 / exact), process_var / power / at_middle, scale)
+    weighted: Floats = weight * (power * scale)[column] * shape
+    return weighted
 
 
 def _per_pulse(line: _Line, pulses: int) -> tuple[Floats, Floats, Floats, Floats, Floats]:

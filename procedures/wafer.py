@@ -1,7 +1,8 @@
 """``hil wafer``: characterize one site after another; what cannot be measured is named, the rest goes on.
 
 Works with any station (``[station]`` of the bench file); without one the wafer is a single site. A resumed run leaves out
-the sites that are done, and reads cells again whose last pulses nobody knows the outcome of.
+the sites that were measured, goes to the others again, and reads cells again whose last pulses nobody knows the outcome
+of.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from hil.calibration import Calibration
-from hil.errors import HardwareError, UsageError
+from hil.errors import HardwareError, PulseOutcomeUnknown, UsageError
 from hil.ledger import Ledger
 from hil.procedure import Procedure
 from hil.progress import progress
@@ -67,7 +68,8 @@ class WaferResult:
 def wafer(station: Station, config: WaferConfig, ledger: Ledger) -> WaferResult:
     """Characterize every site of a station. Raises HardwareError where too many sites in a row have no contact."""
     chosen = _chosen(station.sites(), config)
-    before = {event.payload["site"]: _restored(event.payload) for event in ledger.run.events("site")}
+    seen = [_restored(event.payload) for event in ledger.run.events("site")]
+    before = {found.site.name: found for found in seen if not found.fault}
     results = [before[site.name] for site in chosen if site.name in before]
     left = [site for site in chosen if site.name not in before]
     in_a_row = 0
@@ -89,6 +91,7 @@ def wafer(station: Station, config: WaferConfig, ledger: Ledger) -> WaferResult:
     cells, responding = sum(found.cells for found in measured), sum(found.responding for found in measured)
     ledger.result("sites measured", len(measured), "1", f"of {len(chosen)} sites")
     ledger.result("cells responding", responding, "1", f"of {cells} cells on the measured sites")
+    results.sort(key=lambda found: chosen.index(found.site))
     return WaferResult(tuple(results))
 
 
@@ -104,7 +107,12 @@ def _chosen(sites: list[Site], config: WaferConfig) -> list[Site]:
 def _measure(station: Station, site: Site, config: WaferConfig, ledger: Ledger) -> SiteResult:
     with station.contact(site) as bench:
         bench.account_for_pending()
-        result = characterize(bench, config.characterize, ledger)
+        try:
+            result = characterize(bench, config.characterize, ledger)
+        except PulseOutcomeUnknown:
+            # While the probes are there: nobody comes back to this site but a resumed run.
+            bench.account_for_pending()
+            raise
     surfaces = result.surfaces
     silent = [f"row {cell.row}, col {cell.col}: {cell.reason}" for one in surfaces for cell in one.silent]
     return SiteResult(

@@ -40,13 +40,18 @@ def wafer_sections(run: RunReader) -> list[Section]:
     wrong = [
         (site["site"], what)
         for site in sites
-        for what in ([f"not measured: {site['fault']}"] if site["fault"] else site["silent"])
+        for what in ([f"not measured: {_fault(site)}"] if site["fault"] else site["silent"])
     ]
     if wrong:
         tables.insert(
             0, Table(f"What is wrong on which site: {len(wrong)} entries.", ("site", "what is seen"), tuple(wrong))
         )
     return [Section("Wafer", text, tuple(figures), tuple(tables))]
+
+
+def _fault(site: Any) -> str:
+    """Without the site's name, which stands beside it."""
+    return str(site["fault"]).removeprefix(f"{site['site']}: ")
 
 
 def _wafer(sites: list[Any], name: str, all_sites: list[Any] | None = None) -> Any:
@@ -70,11 +75,16 @@ def _map_size(values: Any) -> tuple[float, float]:
     return 4.4, min(max(3.6 * rows / cols + 0.7, 1.9), 5.6)
 
 
+def _draw(fig: Any, values: Any, sites: list[Any], label: str) -> None:
+    first = min(site["die"][0] for site in sites), min(site["die"][1] for site in sites)
+    draw_map(fig, values, label, missing="no die, or not measured", axis_names=("die column", "die row"), first=first)
+
+
 def _yield_figure(sites: list[Any], size: tuple[float, float]) -> Figure:
     shown = [{**site, "yield": 100 * site["responding"] / site["cells"]} for site in sites if site["cells"]]
 
     def draw(fig: Any) -> None:
-        draw_map(fig, _wafer(shown, "yield", sites), "cells that respond (%)", missing="no die, or no contact")
+        _draw(fig, _wafer(shown, "yield", sites), sites, "cells that respond (%)")
 
     return Figure("wafer-yield", "Share of a die's cells that respond to pulses.", draw, size)
 
@@ -85,7 +95,7 @@ def _map_figure(measured: list[Any], sites: list[Any], name: str, size: tuple[fl
     def draw(fig: Any) -> None:
         values = _wafer(measured, name, sites)
         factor, shown = prefixed(values[np.isfinite(values)], unit) if unit != "1" else (1.0, "")
-        draw_map(fig, factor * values, f"{label} ({shown})" if shown else label, missing="no die, or no contact")
+        _draw(fig, factor * values, sites, f"{label} ({shown})" if shown else label)
 
     return Figure(f"wafer-{name}", caption, draw, size)
 
@@ -96,6 +106,9 @@ def _site_table(sites: list[Any]) -> Table:
         return "–" if found is None else f"{found:.4g}"
 
     rows = tuple(
-        (site["site"], f"{site['responding']} of {site['cells']}", *(value(site, name) for name in _MAPS)) for site in sites
-    )
-    return Table("Sites: responding cells, and medians over them.", ("site", "cells", *_MAPS), rows)
+        (site["site"], "not measured" if site["fault"] else f"{site['responding']} of {site['cells']}",
+         *(value(site, name) for name in _MAPS))
+        for site in sites
+    )  # fmt: skip
+    heads = [label if unit == "1" else f"{label} ({unit})" for label, unit, _ in _MAPS.values()]
+    return Table("Sites: responding cells, and medians over them.", ("site", "cells", *heads), rows)

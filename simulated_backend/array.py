@@ -21,8 +21,10 @@ from hil.backend import (
     Direction,
     PulseShape,
     Range,
+    check_active,
     check_counts,
     check_mask,
+    check_mvm,
     check_per_array,
     check_polarity,
     check_trains,
@@ -140,12 +142,8 @@ class EmulatedArray:
 
     def mvm(self, volts: Tensor, direction: Direction, active: Tensor | None = None) -> Tensor:
         info, p = self._info, self.settings.periphery
-        lines = info.rows if direction == "forward" else info.cols
-        self._check_active(active)
-        if volts.dtype != torch.float32 or volts.dim() != 3 or volts.shape[0] != info.arrays or volts.shape[2] != lines:
-            raise ShapeError(
-                f"mvm {direction}: volts {volts.dtype} {list(volts.shape)} needs float32 [{info.arrays} sample {lines}]"
-            )
+        check_mvm(volts, direction, info)
+        check_active(active, info)
         self._relax()
         samples = volts.shape[1]
         x = volts / p.read_v_max
@@ -154,7 +152,7 @@ class EmulatedArray:
             x = (x * half).round() / half
         key = self._noise["mvm"].keys(samples, active) if p.in_noise > 0 or p.out_noise > 0 else None
         if key is not None and p.in_noise > 0:
-            line = torch.arange(lines, dtype=torch.int32, device=x.device)
+            line = torch.arange(volts.shape[2], dtype=torch.int32, device=x.device)
             x = x + p.in_noise * gauss(word(key[:, :, None], line, 1)) * (x != 0)
         y = matvec(x, self._cells.state, direction, active)
         if p.reference == "none":
@@ -233,16 +231,9 @@ class EmulatedArray:
             for number in range(states.shape[-1]):
                 states[..., number] += noise * gauss(word(key[:, number, None], self._cell, 0)).view(states.shape[:-1])
 
-    def _check_active(self, active: Tensor | None) -> None:
-        """Raise ShapeError unless ``active`` fits."""
-        if active is not None and (active.dtype != torch.bool or tuple(active.shape) != (self._info.arrays,)):
-            raise ShapeError(
-                f"active: {active.dtype} {list(active.shape)} needs bool [{self._info.arrays}]: one for each array"
-            )
-
     def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
         check_trains(rows, cols, self._info)
-        self._check_active(active)
+        check_active(active, self._info)
         cells = self._with_shape(shape)
         key = self._noise["pulse"].keys(rows.samples, active)
         self._kernel.update(cells, rows, cols, key, active)

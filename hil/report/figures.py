@@ -81,11 +81,14 @@ def draw_histograms(fig: Figure, panels: Mapping[str, Any], cols: int = 2, ylabe
             axes.set_title(f"median {number(middle, 3)}", fontsize=9, color="0.3")
 
 
-def draw_map(fig: Figure, values: Any, label: str, signed: bool = False, missing: str = "no value") -> None:
+def draw_map(
+    fig: Figure, values: Any, label: str, signed: bool = False, missing: str = "no value",
+    axis_names: tuple[str, str] = ("column", "row"), first: tuple[int, int] = (0, 0),
+) -> None:  # fmt: skip
     """An array seen from above, values [row col]; cells without a value are grey, which is said below the map.
 
-    signed: zero in the middle of a two-sided colour scale. The scale spans the bulk, 98 % at most; arrows say that
-    values lie beyond.
+    axis_names: of columns and of rows; first: number of the first column and of the first row. signed: zero in the middle
+    of a two-sided colour scale. The scale spans the bulk, 98 % at most; arrows say that values lie beyond.
     """
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
@@ -95,10 +98,11 @@ def draw_map(fig: Figure, values: Any, label: str, signed: bool = False, missing
     shades = colormaps["PuOr_r" if signed else "viridis"].with_extremes(bad=MISSING)
     axes = fig.add_subplot()
     # A very long matrix on its side would be a hair: its cells then need not be square.
-    rows, cols = values.shape
+    (rows, cols), (left, top) = values.shape, first
     aspect: Literal["equal", "auto"] = "equal" if 0.4 <= cols / rows <= 3.5 else "auto"
     image = axes.imshow(
         np.ma.masked_invalid(values), cmap=shades, vmin=low, vmax=high, interpolation="nearest", aspect=aspect,
+        extent=(left - 0.5, left + cols - 0.5, top + rows - 0.5, top - 0.5),
     )  # fmt: skip
     axes.grid(False)
     for spine in axes.spines.values():
@@ -106,10 +110,10 @@ def draw_map(fig: Figure, values: Any, label: str, signed: bool = False, missing
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         plain_numbers(axis)
-    axes.set(xlabel="column", ylabel="row")
+    axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
     absent = int((~np.isfinite(values)).sum())
     if absent:
-        axes.set_xlabel(f"column\ngrey: {missing} ({absent} of {values.size})")
+        axes.set_xlabel(f"{axis_names[0]}\ngrey: {missing} ({absent} of {values.size})")
     bar = fig.colorbar(image, ax=axes, label=label, extend=extend, fraction=0.05, pad=0.03)
     plain_numbers(bar.ax.yaxis)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hil.encoding import GAUSS, PulseTrain
-from hil.fast_encoding import PSI32, line_hash, mix
+from hil.fast_encoding import PSI32, mix
 
 __all__ = ["GAUSS_LOW", "GAUSS_RISE", "every_array", "normal", "packed_bits", "popcount", "u32"]
 
@@ -35,34 +35,6 @@ def popcount(x: np.uint32) -> np.uint32:
     return np.uint32(np.uint32(x * np.uint32(0x01010101)) >> np.uint32(24))
 
 
-@numba.njit(cache=True, nogil=True)
-def _draw(
-    threshold: NDArray[np.int32],
-    sign: NDArray[np.int8],
-    slots: NDArray[np.int32],
-    key: NDArray[np.uint32],
-    line: NDArray[np.uint32],
-    out: NDArray[np.uint32],
-) -> None:
-    arrays, samples, lines = sign.shape
-    for a in range(arrays):
-        for s in range(samples):
-            total = slots[a, s]
-            key0, key1 = key[a, s, 0], key[a, s, 1]
-            for i in range(lines):
-                level = threshold[a, s, i]
-                if sign[a, s, i] == 0 or level == 0:
-                    continue
-                place = line_hash(key0, key1, line[i])
-                limit = np.uint32(level)
-                bits = np.uint32(0)
-                for slot in range(total):
-                    word = mix(np.uint32(place + np.uint32(np.uint32(slot) * PSI32)))
-                    if (word >> np.uint32(8)) < limit:
-                        bits |= np.uint32(1) << np.uint32(slot)
-                out[a, s, i] = bits
-
-
 def u32(x: Tensor) -> NDArray[np.uint32]:
     """An int32 tensor on the CPU, seen as uint32."""
     view: NDArray[np.uint32] = x.contiguous().numpy().view(np.uint32)
@@ -70,15 +42,8 @@ def u32(x: Tensor) -> NDArray[np.uint32]:
 
 
 def packed_bits(train: PulseTrain) -> NDArray[np.uint32]:
-    """``train.bits()``, drawn only for lines that can fire; uint32 [array sample line]."""
-    if train.kind != "stochastic":
-        return u32(train.bits())
-    out = np.zeros(train.sign.shape, dtype=np.uint32)
-    _draw(
-        train.threshold.numpy(), train.sign.contiguous().numpy(), train.slots.contiguous().numpy(),
-        u32(train.key), u32(train.line), out,
-    )  # fmt: skip
-    return out
+    """``train.bits()`` as uint32 [array sample line]."""
+    return u32(train.bits())
 
 
 def every_array(arrays: int, active: Tensor | None) -> NDArray[np.bool_]:

@@ -149,3 +149,14 @@ def test_guarded_it_meets_the_limits_and_the_wear_of_the_board(tmp_path):
     assert dry.summary().pulses_up == 12
     assert wear.cells(INFO).up.max() == 4
     wear.close()
+
+
+def test_a_board_that_takes_one_cell_after_the_other_says_what_a_cell_costs():
+    costs = Costs(read_s=1.0, trace_read_s=0.25, cell_s=10.0, closures_per_cell=2)
+    dry = DryRun(INFO, costs=costs)
+    mask = torch.zeros(INFO.arrays, INFO.rows, INFO.cols, dtype=torch.bool)
+    mask[0, 0, :2] = True
+    dry.read(mask, averages=3)
+    assert (dry.summary().seconds, dry.summary().closures) == (2 * 10 + 6 * 1.0, 4)
+    dry.trace(torch.ones(4, dtype=torch.int8), mask, PulseShape(1.0, -1.0, 0.0))
+    assert (dry.summary().seconds, dry.summary().closures) == (46 + 8 * 0.25, 8)

@@ -77,7 +77,8 @@ def test_every_site_is_measured_or_named(tmp_path, config):
             f"board main@{found.site.name}" for found in measured
         }
         (section,) = wafer_sections(run)
-        assert section.tables[0].rows == (("die+1+0.site0", f"not measured: {faults[1, 0]}"),)
+        assert section.tables[0].rows == (("die+1+0.site0", "not measured: no contact: all cells read open"),)
+        assert [row[1] for row in section.tables[1].rows] == ["6 of 6"] * 4 + ["not measured"]
         assert write_report(run, [section]).exists()
 
 
@@ -107,7 +108,7 @@ def test_a_resumed_wafer_leaves_out_what_is_done(tmp_path, config):
 def test_probes_off_the_wafer_stop_the_run(tmp_path):
     with Ledger.create(tmp_path, "wafer", {}) as ledger:
         station = Shelf(tmp_path / "state", ledger, without_contact=[site.die for site in Shelf(tmp_path, None).sites()])
-        with pytest.raises(HardwareError, match="^3 sites in a row without a measurement, the last: die"):
+        with pytest.raises(HardwareError, match=r"^3 sites in a row without a measurement, the last: die"):
             wafer(station, WaferConfig(faults_in_a_row=3), ledger)
         assert len(station.contacts) == 3
 

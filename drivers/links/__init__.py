@@ -1,0 +1,1 @@
+"""Transports that the drivers share."""

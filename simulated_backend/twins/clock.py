@@ -1,0 +1,49 @@
+"""Device time: what the instrument would have needed, waited for only as far as asked."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["DeviceClock", "wait_until"]
+
+_SPIN_S = 150e-6
+"""A sleep overshoots by about this much, so the rest is spun."""
+
+
+def wait_until(deadline_s: float) -> None:
+    """Return at ``deadline_s`` of ``time.monotonic``, a few microseconds late at most on an idle machine."""
+    while (left := deadline_s - time.monotonic()) > 0:
+        if left > _SPIN_S:
+            time.sleep(left - _SPIN_S)
+
+
+class DeviceClock:
+    """Adds up device time. time_scale: real seconds for a device second (0 = never wait)."""
+
+    def __init__(self, time_scale: float) -> None:
+        self.time_scale = time_scale
+        self.device_s = 0.0
+        """All device time so far, second."""
+        self.late_s = 0.0
+        """Real time that the emulation took beyond the device time that it stands for; only with time_scale > 0."""
+        self._began_s = time.monotonic()
+        self._owed_s = 0.0
+
+    def begin(self) -> None:
+        """An operation starts now: what is computed from here on hides in its device time."""
+        self._began_s = time.monotonic()
+        self._owed_s = 0.0
+
+    def spend(self, seconds: float) -> None:
+        """The operation takes the device so long, second >= 0."""
+        self.device_s += seconds
+        self._owed_s += seconds * self.time_scale
+
+    def settle(self) -> None:
+        """Wait until the device time of the operation has passed; called before every reply."""
+        if self.time_scale <= 0:
+            return
+        deadline = self._began_s + self._owed_s
+        self.late_s += max(0.0, time.monotonic() - deadline)
+        wait_until(deadline)
+        self.begin()
