@@ -67,7 +67,7 @@ def bench(tmp_path):
 @pytest.mark.slow
 def test_what_is_recorded_is_of_the_best_point(ledger, bench):
     network = network_of(bench, "tiki-taka")
-    record_network(ledger, "tiki-taka", result_of("tiki-taka"), network)
+    record_network(ledger, "tiki-taka", result_of("tiki-taka"), network, bench.pulses())
     (event,) = ledger.run.events("trained")
     arrays = ledger.run.arrays(event.number)
     assert (event.payload["label"], event.payload["best"], event.payload["seeds"]) == ("tiki-taka", 1, SEEDS)
@@ -90,8 +90,8 @@ def test_what_is_recorded_is_of_the_best_point(ledger, bench):
 
 def test_results_carry_units_and_the_label_only_where_it_tells_runs_apart(ledger, bench):
     network = network_of(bench, "sgd")
-    record_network(ledger, "sgd", result_of("sgd"), network, label="sgd")
-    record_network(ledger, "sgd", result_of("sgd"), network, label="second")
+    record_network(ledger, "sgd", result_of("sgd"), network, bench.pulses(), label="sgd")
+    record_network(ledger, "sgd", result_of("sgd"), network, bench.pulses(), label="second")
     results = ledger.run.results()
     assert results["test_accuracy"].value == pytest.approx(0.875)
     assert results["second: test_accuracy_std"].value == pytest.approx(0.25 / 2**0.5)
@@ -103,7 +103,7 @@ def test_results_carry_units_and_the_label_only_where_it_tells_runs_apart(ledger
 
 
 def test_digital_weights_have_no_device(ledger, bench):
-    record_network(ledger, "digital", result_of("digital"), network_of(bench, "digital"))
+    record_network(ledger, "digital", result_of("digital"), network_of(bench, "digital"), bench.pulses())
     (event,) = ledger.run.events("trained")
     names = {name for name in ledger.run.arrays(event.number) if name.startswith("layer")}
     assert names == {f"layer{k}_weights_{part}" for k in (0, 1) for part in ("counts", "edges")}
@@ -120,7 +120,7 @@ def test_a_single_array_has_no_deviation(ledger, tmp_path):
         confusion=result.confusion[2:3],
     )
     with open_bench(load_bench("emulated"), tmp_path) as bench:
-        record_network(ledger, "sgd", single, network_of(bench, "sgd"))
+        record_network(ledger, "sgd", single, network_of(bench, "sgd"), bench.pulses())
     assert "test_accuracy_std" not in ledger.run.results()
     (section,) = train_sections(ledger.run)
     assert "one seed" in section.text
@@ -129,9 +129,9 @@ def test_a_single_array_has_no_deviation(ledger, tmp_path):
 
 def test_several_networks_are_compared_and_the_last_of_a_label_counts(ledger, bench):
     network = network_of(bench, "sgd")
-    record_network(ledger, "sgd", result_of("sgd", best=0), network, label="again")
-    record_network(ledger, "sgd", result_of("sgd", best=2), network, label="again")
-    record_network(ledger, "digital", result_of("digital"), network_of(bench, "digital"), label="digital")
+    record_network(ledger, "sgd", result_of("sgd", best=0), network, bench.pulses(), label="again")
+    record_network(ledger, "sgd", result_of("sgd", best=2), network, bench.pulses(), label="again")
+    record_network(ledger, "digital", result_of("digital"), network_of(bench, "digital"), bench.pulses(), label="digital")
     comparison, again, digital = train_sections(ledger.run)
     assert comparison.title == "Comparison"
     assert [row[0] for row in comparison.tables[0].rows] == ["again", "digital"]
@@ -155,8 +155,8 @@ def test_a_run_without_a_trained_network(ledger):
 
 @pytest.mark.slow
 def test_the_report_is_drawn_from_the_record_alone(ledger, bench):
-    record_network(ledger, "tiki-taka", result_of("tiki-taka"), network_of(bench, "tiki-taka"), label="one")
-    record_network(ledger, "digital", result_of("digital"), network_of(bench, "digital"), label="two")
+    record_network(ledger, "tiki-taka", result_of("tiki-taka"), network_of(bench, "tiki-taka"), bench.pulses(), label="one")
+    record_network(ledger, "digital", result_of("digital"), network_of(bench, "digital"), bench.pulses(), label="two")
     ledger.stop("done")
     with Ledger.open(ledger.folder) as run:
         sections = train_sections(run)
