@@ -48,20 +48,23 @@ def measure(verb: str, options: dict[str, Any], link: dict[str, Any], changes: l
     procedure = find("hil.procedures", verb)
     config, started = on_a_twin(load_bench("twin-board", changes), "main", link=link)
     try:
-        with (
-            TemporaryDirectory() as folder,
-            Control(started.control) as control,
-            Ledger.create(folder, verb, None) as ledger,
-            open_bench(config, Path(folder) / "state", ledger) as bench,
-        ):
-            # Compilation and imports are no part of a run that lasts.
-            procedure.run(bench, procedure.config(**{**options, **_SHORT[verb]}), ledger)
-            operations = _operations(bench)
-            before, wall, cpu = control.report(), time.monotonic(), _cpu_s()
-            procedure.run(bench, procedure.config(**options), ledger)
-            bench.backends["main"].status()
-            wall, cpu, after = time.monotonic() - wall, _cpu_s() - cpu, control.report()
-            operations = _operations(bench) - operations
+        with TemporaryDirectory() as folder, Control(started.control) as control:
+            # Compilation and imports are no part of a run that lasts. A run of its own: one that is there would be resumed.
+            with (
+                Ledger.create(Path(folder) / "first", verb, None) as ledger,
+                open_bench(config, Path(folder) / "state", ledger) as bench,
+            ):
+                procedure.run(bench, procedure.config(**{**options, **_SHORT[verb]}), ledger)
+            with (
+                Ledger.create(Path(folder) / "second", verb, None) as ledger,
+                open_bench(config, Path(folder) / "state", ledger) as bench,
+            ):
+                operations = _operations(bench)
+                before, wall, cpu = control.report(), time.monotonic(), _cpu_s()
+                procedure.run(bench, procedure.config(**options), ledger)
+                bench.backends["main"].status()
+                wall, cpu, after = time.monotonic() - wall, _cpu_s() - cpu, control.report()
+                operations = _operations(bench) - operations
     finally:
         started.close()
     spent = {name: after[name] - before[name] for name in ("wire_s", "device_s", "late_s")}

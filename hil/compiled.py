@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from hil.encoding import PulseTrain, coincidence_counts
+from hil.encoding import PulseTrain
 from hil.records import Array
 
 __all__ = ["compile_pulses", "compile_trace", "compile_update"]
@@ -29,18 +28,29 @@ def compile_update(rows: PulseTrain, cols: PulseTrain, active: Tensor | None = N
 
     In a slot a board drives up to four passes, one for each pair of signs that both fire somewhere.
     """
-    arrays = torch.ones(rows.sign.shape[0], dtype=torch.bool) if active is None else active.cpu()
-    up = torch.zeros((len(arrays), rows.sign.shape[2], cols.sign.shape[2]), dtype=torch.int64)
-    down, passes = torch.zeros_like(up), 0
+    chosen = np.ones(rows.sign.shape[0], dtype=bool) if active is None else active.cpu().numpy()
+    (row_bits, row_up, row_down), (col_bits, col_up, col_down) = _firing(rows, chosen), _firing(cols, chosen)
+    up = np.zeros((len(chosen), row_bits.shape[2], col_bits.shape[2]), dtype=np.int64)
+    down = np.zeros_like(up)
     for sample in range(rows.samples):
-        row, col = rows.at(sample), cols.at(sample)
-        counts = coincidence_counts(row, col).cpu().to(torch.int64) * arrays[:, None, None]
-        up += counts.clamp(min=0)
-        down -= counts.clamp(max=0)
-        fires = [
-            (train.fired() & (train.sign == sign)[..., None]).any(dim=2).cpu() & arrays[:, None, None]
-            for train in (row, col)
-            for sign in (1, -1)
-        ]
-        passes += sum(int((fires[r] & fires[c]).sum()) for r in (0, 1) for c in (2, 3))
-    return np.stack([up.numpy(), down.numpy()]), passes
+        both = np.bitwise_count(row_bits[:, sample, :, None] & col_bits[:, sample, None, :])
+        raises = (row_up[:, sample, :, None] & col_up[:, sample, None, :]) | (
+            row_down[:, sample, :, None] & col_down[:, sample, None, :]
+        )
+        up += np.where(raises, both, 0)
+        down += np.where(raises, 0, both)
+    passes = 0
+    for row_side in (row_up, row_down):
+        for col_side in (col_up, col_down):
+            some_row, some_col = (
+                np.bitwise_or.reduce(np.where(side, bits, np.uint32(0)), axis=2)
+                for side, bits in ((row_side, row_bits), (col_side, col_bits))
+            )
+            passes += int(np.bitwise_count(some_row & some_col).sum())
+    return np.stack([up, down]), passes
+
+
+def _firing(train: PulseTrain, chosen: Array) -> tuple[Array, Array, Array]:
+    """Packed slots, uint32 [array sample line], none on the arrays that are not chosen; where the sign is +, where -."""
+    bits, sign = train.bits().cpu().numpy().view(np.uint32), train.sign.cpu().numpy()
+    return np.where(chosen[:, None, None] & (sign != 0), bits, np.uint32(0)), sign > 0, sign < 0

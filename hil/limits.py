@@ -131,12 +131,16 @@ def check_read_v(read_v: float, info: ArrayInfo, limits: Limits | None, board: s
 
 def check_volts(volts: Tensor, info: ArrayInfo, limits: Limits | None, board: str) -> None:
     """Raise LimitError unless every voltage of an ``mvm`` may be driven; a line at 0 V is not driven."""
-    driven = volts[volts != 0]
-    if driven.numel() == 0:
-        return
     bounds = [info.read_v.low, info.read_v.high]
     if limits is not None:
         bounds += [-limits.read_v_max, limits.read_v_max]
+    low, high = max(bounds[0::2]), min(bounds[1::2])
+    # The usual case costs two numbers; what lies outside, or is none, is looked at closely.
+    if volts.numel() == 0 or (low <= 0 <= high and float(volts.min()) >= low and float(volts.max()) <= high):
+        return
+    driven = volts[volts != 0]
+    if driven.numel() == 0:
+        return
     # The lowest and the highest decide for all; a NaN makes both NaN.
     for extreme in (driven.min(), driven.max()):
         # 0.2 as float32 is above 0.2: a voltage that is a bound, rounded to the tensor's type, is that bound.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -27,6 +27,8 @@ READS_IN_MEMORY = 256
 
 _TABLE = """CREATE TABLE IF NOT EXISTS wear (serial TEXT PRIMARY KEY, up BLOB NOT NULL, down BLOB NOT NULL,
     either BLOB NOT NULL, reads BLOB NOT NULL, passes INTEGER NOT NULL, utc TEXT NOT NULL)"""
+
+_COUNTERS = ("up", "down", "either", "reads")
 
 _NO_CELLS = np.zeros((), dtype=np.int64)
 
@@ -58,6 +60,8 @@ class Wear:
         self._mutex = threading.RLock()
         self._reads: dict[str, tuple[ArrayInfo, Array]] = {}
         self._calls = 0
+        self._known: dict[str, CellWear] = {}
+        self._version = -1
         with self._mutex:
             db.execute(_TABLE)
 
@@ -88,9 +92,10 @@ class Wear:
 
     def cells(self, info: ArrayInfo) -> CellWear:
         """Counters of a board, zero where it has not been seen; DataError where they belong to another size."""
-        self.flush()
         with self._mutex:
-            return self._load(info)
+            _, reads = self._reads.get(info.serial, (info, _NO_CELLS))
+            found = self._load(info)
+            return found if reads is _NO_CELLS else replace(found, reads=found.reads + reads)
 
     def add(
         self,
@@ -103,18 +108,20 @@ class Wear:
         passes: int = 0,
     ) -> None:
         """Count; arrays of integers broadcast to [array row col]. Negative numbers take back what was not sent."""
+        more = {"up": up, "down": down, "either": either, "reads": reads}
         with self._mutex:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     old = self._load(info)
-                    arrays = (old.up + up, old.down + down, old.either + either, old.reads + reads)
-                    row = (info.serial, *map(to_npy, arrays), old.passes + passes, datetime.now(UTC).isoformat())
-                    self._db.execute("INSERT OR REPLACE INTO wear VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                    fields = {name: getattr(old, name) + by for name, by in more.items() if by is not _NO_CELLS}
+                    new = replace(old, **fields, passes=old.passes + passes)
+                    self._write(info.serial, new, tuple(fields))
                 except BaseException:
                     self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
+                self._known[info.serial] = new
             except sqlite3.Error as exc:
                 raise DataError(f"{self._name}: cannot count wear ({exc}): make room, pulses wait for it") from exc
 
@@ -142,16 +149,38 @@ class Wear:
         self._db.close()
 
     def _load(self, info: ArrayInfo) -> CellWear:
-        size = (info.arrays, info.rows, info.cols)
+        """The counters as they are written; read from the file again where another process has written to it."""
+        version = self._db.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._version:
+            self._version = version
+            self._known.clear()
+        if info.serial not in self._known:
+            self._known[info.serial] = self._read_row(info)
+        found, size = self._known[info.serial], (info.arrays, info.rows, info.cols)
+        if found.up.shape != size:
+            was = f"{info.serial} was {list(found.up.shape)}, is now {list(size)} [array row col]"
+            raise DataError(f"{self._name}: {was}: give the new board a serial of its own")
+        return found
+
+    def _write(self, serial: str, cells: CellWear, fields: tuple[str, ...]) -> None:
+        """The named counters of a row, or all of them where the row is new."""
+        known = [cells.passes, datetime.now(UTC).isoformat(), serial]
+        change = ", ".join(f"{name} = ?" for name in (*fields, "passes", "utc"))
+        values = [to_npy(getattr(cells, name)) for name in fields]
+        if not self._db.execute(f"UPDATE wear SET {change} WHERE serial = ?", [*values, *known]).rowcount:
+            values = [to_npy(getattr(cells, name)) for name in _COUNTERS]
+            self._db.execute(
+                f"INSERT INTO wear ({', '.join(_COUNTERS)}, passes, utc, serial) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [*values, *known],
+            )
+
+    def _read_row(self, info: ArrayInfo) -> CellWear:
         query = "SELECT up, down, either, reads, passes FROM wear WHERE serial = ?"
         row = self._db.execute(query, (info.serial,)).fetchone()
         if row is None:
-            zero = np.zeros(size, dtype=np.int64)
+            zero = np.zeros((info.arrays, info.rows, info.cols), dtype=np.int64)
             return CellWear(zero, zero, zero, zero, 0)
         up, down, either, reads = map(from_npy, row[:4])
-        if up.shape != size:
-            was = f"{info.serial} was {list(up.shape)}, is now {list(size)} [array row col]"
-            raise DataError(f"{self._name}: {was}: give the new board a serial of its own")
         return CellWear(up, down, either, reads, row[4])
 
 
