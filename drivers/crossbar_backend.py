@@ -58,7 +58,7 @@ class CrossbarBoard:
     ) -> None:
         self.name, self._read_v, self._limits = name, read_v, limits
         self._meter = _Meter()
-        self._closed = False
+        self._closed = self._ended = self._grounded = False
         self._shapes: dict[PulseShape, Shape] = {}
         self._reference: Tensor | None = None
         self.resources = ExitStack()
@@ -166,6 +166,8 @@ class CrossbarBoard:
             self.session.restore = [Request(Kind.REFERENCE, pack_floats(self._reference.numpy()))]
 
     def safe(self) -> bool:
+        if self._ended:
+            return self._grounded
         with self._meter:
             before: HilError | None = None
             try:
@@ -173,12 +175,12 @@ class CrossbarBoard:
             except HilError as exc:
                 before = exc
             try:
-                confirmed = self.session.call(Request(Kind.SAFE)) == b"\x01"
+                self._grounded = self.session.call(Request(Kind.SAFE)) == b"\x01"
             except HilError:
-                confirmed = False
+                self._grounded = False
             if before is not None:
                 raise before
-            return confirmed
+            return self._grounded
 
     def status(self) -> dict[str, Any]:
         """What the board counts (``board``), and what the host does: operations (verbs), cpu_s, resent, reboots, bytes."""
@@ -214,8 +216,12 @@ class CrossbarBoard:
         self._closed = True
         with self.resources:
             self.resources.callback(self._port.close)
-            self.resources.callback(self.session.close)
+            self.resources.callback(self._end)
             self.safe()
+
+    def _end(self) -> None:
+        self._ended = True
+        self.session.close()
 
     def __enter__(self) -> Self:
         return self

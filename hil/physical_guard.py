@@ -111,7 +111,7 @@ class PhysicalGuard:
         """As the backend's; what was posted is known to be done once the board has confirmed."""
         try:
             confirmed = self.inner.safe()
-        except HardwareError as exc:
+        except (HardwareError, LimitError) as exc:
             # A record that cannot be written must not hide what the board said; what is unsettled stays pending.
             with suppress(HilError):
                 self._settle_posted("uncertain", str(exc))
@@ -247,7 +247,8 @@ class PhysicalGuard:
     def _barrier(self, call: Callable[[], T]) -> T:
         try:
             result = call()
-        except HardwareError as exc:
+        except (HardwareError, LimitError) as exc:
+            # A limit may be the board's own, met by something that was posted: how far that came, nobody knows.
             with suppress(HilError):
                 self._settle_posted("uncertain", str(exc))
             if not isinstance(exc, PulseOutcomeUnknown):

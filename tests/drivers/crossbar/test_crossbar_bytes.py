@@ -75,6 +75,9 @@ def test_closing(lab: Any) -> None:
     board.close()
     board.close()
     assert fake.heard == [wire(5, b"", 2), wire(3, b"", 3)]
+    began = fake.now_s
+    assert board.safe()
+    assert (len(fake.heard), fake.now_s) == (2, began)
 
 
 def test_read(lab: Any) -> None:

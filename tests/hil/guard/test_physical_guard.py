@@ -53,12 +53,13 @@ def test_a_posted_pulse_is_done_at_the_next_barrier(kit, barrier, ledger):
     assert ledger.pending() == []
 
 
+@pytest.mark.parametrize("fault", [HardwareError("no answer"), LimitError("no answer")], ids=repr)
 @pytest.mark.parametrize("barrier", ["read", "safe"])
-def test_a_fault_at_the_barrier_leaves_what_was_posted_uncertain(kit, barrier, board, guarded, ledger):
+def test_a_fault_at_the_barrier_leaves_what_was_posted_uncertain(kit, barrier, fault, board, guarded, ledger):
     guarded.pulse(kit.counts(r0c0=1), kit.SHAPE)
     guarded.update(kit.train([[1, 0, 0]]), kit.train([[1, 0, 0, 0]]), kit.SHAPE)
-    board.fault[barrier] = HardwareError("no answer")
-    with pytest.raises(HardwareError, match="no answer"):
+    board.fault[barrier] = fault
+    with pytest.raises(type(fault), match="no answer"):
         guarded.read(kit.MASK) if barrier == "read" else guarded.safe()
     assert kit.states(ledger) == [("pulse", "uncertain"), ("update", "uncertain")]
     assert [operation.message for operation in ledger.pending()] == ["no answer", "no answer"]
