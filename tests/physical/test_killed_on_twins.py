@@ -1,0 +1,150 @@
+"""SIGKILL of the harness while updates are on their way to a board whose twin lives on: no pulse twice, none forgotten."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from drivers.links.twin import StartedTwin, TwinStart
+from hil.config import load_bench
+from hil.errors import HilError
+from hil.run_reader import RunReader
+from simulated_backend.twins.control import Control
+
+TRAIN = {
+    "classes": "[3,8]", "pool": "4", "hidden": "[]", "limit": "16", "epochs": "1", "lr_a": "0.1", "lr_c": "0.2",
+    "reference_a": "nominal", "reference_c": "nominal",
+}  # fmt: skip
+"""4 inputs, 2 outputs: an operation is a few cells, and the run is soon over."""
+DEADLINE_S = 60.0
+
+
+def until(what: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+    """What ``what`` gives as soon as that is something; the test fails after DEADLINE_S, or where the process ends."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        if process is not None and process.poll() is not None:
+            break
+    pytest.fail(f"did not happen: {what.__doc__}", pytrace=True)
+
+
+class Played:
+    """A shipped bench whose twins were started apart from it, and live as long as this."""
+
+    def __init__(self, bench: str, folder: Path, closing: ExitStack) -> None:
+        self.bench, self.runs = bench, folder / "runs"
+        self.changes: list[str] = []
+        self.controls: dict[str, Control] = {}
+        for name, board in load_bench(bench).boards.items():
+            settings = dict(board.settings)
+            twin = StartedTwin(TwinStart(**settings.pop("twin")))
+            closing.callback(twin.close)
+            self.controls[name] = control = Control(twin.control)
+            closing.callback(control.close)
+            link = twin.links["main"]
+            settings |= {"id": urlsplit(link).port} if board.backend == "arc-two" else {"link": link}
+            self.changes += ["-s", f"boards.{name}.settings={toml(settings)}"]
+        self.changes += [word for name, value in TRAIN.items() for word in ("-s", f"train.{name}={value}")]
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "hil", "train", "--runs", str(self.runs), *words]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def record(self) -> RunReader | None:
+        """The run's record, once there is one."""
+        try:
+            return RunReader.open(next(self.runs.glob("*/run.sqlite")).parent)
+        except (StopIteration, HilError):
+            return None
+
+    def updates(self) -> int:
+        """Updates on record."""
+        run = self.record()
+        if run is None:
+            return 0
+        with run:
+            return sum(operation.verb == "update" for operation in run.operations())
+
+
+def toml(value: Any) -> str:
+    """A value as TOML in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Callable[[str], Played]]:
+    with ExitStack() as closing:
+        yield lambda bench: Played(bench, tmp_path, closing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bench", ["twin-board", "twin-two-boards", "twin-arc-one", "twin-arc-two"])
+def test_killed_during_updates(play: Callable[[str], Played], bench: str) -> None:
+    lab = play(bench)
+    process = lab.start(bench, *lab.changes)
+    until(lambda: lab.updates() >= 5, process)
+    for control in lab.controls.values():
+        # What was sent last is now on the way, and is executed, or not, when nobody waits for it any more.
+        control.order(freeze=0.3)
+    before = lab.updates()
+    until(lambda: lab.updates() > before or process.poll() is not None or stuck(lab), process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    process.communicate()
+    run = lab.record()
+    assert run is not None
+    with run:
+        folder, lost = run.folder, {operation.number for operation in run.pending()}
+        last = max(operation.number for operation in run.operations())
+        assert run.status == "killed"
+    if "board" in bench:
+        for name, control in lab.controls.items():
+            until(lambda control=control: not control.truth()["armed"])
+            assert control.report()["counts"].get("trips", 0) <= 1, name
+    resumed = lab.start("--resume", str(folder))
+    _, said = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, said
+    run = lab.record()
+    assert run is not None
+    with run:
+        assert run.status == "done"
+        assert run.pending() == []
+        operations = list(run.operations())
+        assert {operation.number for operation in operations if operation.status == "reread"} == lost
+        assert {int(event.payload["operation"]) for event in run.events("reread")} == lost
+        assert all(operation.status == "done" for operation in operations if operation.number > last)
+    for name, control in lab.controls.items():
+        truth = control.truth()
+        counted = np.array([truth["pulses_up"], truth["pulses_down"]])
+        done, uncertain = (np.zeros_like(counted) for _ in range(2))
+        for operation in operations:
+            if operation.board == name:
+                into = done if operation.status == "done" else uncertain
+                into += operation.cells[:, 0]
+        assert done.sum() > 0
+        assert bool((done <= counted).all()), f"{name}: pulses were lost"
+        assert bool((counted <= done + uncertain).all()), f"{name}: pulses were sent twice"
+
+
+def stuck(lab: Played) -> bool:
+    """Whether an update is on record of which nobody knows yet that it is done."""
+    run = lab.record()
+    assert run is not None
+    with run:
+        return any(operation.verb == "update" for operation in run.pending())
