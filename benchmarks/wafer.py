@@ -101,7 +101,11 @@ def measure(bench: str, changes: list[str], folder: Path) -> dict[str, Any]:
         started.close()
     with Ledger.open(done.folder) as run:
         sites = [event.payload for event in run.events("site")]
-    faults = [f"{site['site']}: {what}" for site in sites for what in ([site["fault"]] if site["fault"] else site["silent"])]
+    faults = [
+        one
+        for site in sites
+        for one in ([site["fault"]] if site["fault"] else [f"{site['site']}: {what}" for what in site["silent"]])
+    ]
     return {
         "bench": bench, "changes": changes, "run": str(done.folder), "report": str(done.report), "wall_s": round(wall_s, 1),
         "twin": report, "closures": sum(truth["closures"].values()), "sites": len(sites),
