@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -96,6 +97,8 @@ class Keithley2600:
         self._set_up_at = 0
         self._reads_as: tuple[int, float] | None = None
         """Averages and range that the instrument is set to."""
+        self._holds_v: float | None = None
+        """The DC level that the last exchange is known to have left; None where nobody knows."""
         self.pulses_sent = 0
         """Pulses of this session."""
         self._tsp = TspSession(address, _MODELS, self.settings.timeout_s)
@@ -128,20 +131,21 @@ class Keithley2600:
         lines += [f"{smu}.source.output = {smu}.OUTPUT_ON", *up, f"delay({s.settle_s:g})"]
         lines += [f"reading, limited = {smu}.measure.i(), {smu}.source.compliance", *self._steps(voltage_v, 0.0)]
         lasts_s = averages * (s.nplc / s.line_hz + 0.01) + s.settle_s + 2 * len(up) * s.ramp_pause_s
-        self._reads_as = None  # until it has answered, nobody knows
+        self._reads_as = self._holds_v = None  # until it has answered, nobody knows
         said = self._tsp.ask("reading", "limited", after=lines, timeout_s=s.timeout_s + 2 * lasts_s)
-        self._reads_as = wanted
+        self._reads_as, self._holds_v = wanted, 0.0
         return DcReading(_measured(said[0]), said[1].strip() == "true")
 
     def ramp(self, voltage_v: float) -> None:
         """Bring the DC level to ``voltage_v`` in steps of at most ``ramp_step_v`` and stay there, output on."""
         self._check_level(voltage_v)
         self._prepare()
-        smu, s = self.settings.channel, self.settings
+        smu = self.settings.channel
         self._tsp.ask(after=[f"{smu}.source.output = {smu}.OUTPUT_ON"])
         now_v = number(self._tsp.ask(f"{smu}.source.levelv")[0])
-        steps = self._steps(now_v, voltage_v)
-        self._tsp.ask(after=steps, timeout_s=s.timeout_s + 2 * len(steps) * s.ramp_pause_s)
+        self._holds_v = None
+        self._step_through(self._steps(now_v, voltage_v))
+        self._holds_v = voltage_v
 
     def pulses(self, level_v: float, width_s: float, count: int, period_s: float | None = None) -> SlowPulses:
         """``count`` pulses of ``level_v`` and ``width_s`` from 0 V, the current measured in each; output off after.
@@ -169,12 +173,13 @@ class Keithley2600:
             f"good, text = ConfigPulseVMeasureI({smu}, 0, {level_v:g}, {s.limit_a:g}, {width_s:.10g}, "
             f"{period - width_s:.10g}, {count}, {smu}.nvbuffer1, 1)",
         ]  # fmt: skip
-        self._reads_as = None
+        self._reads_as = self._holds_v = None
         try:
             said = self._tsp.ask("good", "text", after=setup)
             if said[0].strip() != "true":
                 raise HardwareError(f"{self.address}: the pulse was refused ({said[1]}): correct what the message names")
             current = self._start(count, count * period)
+            self._holds_v = 0.0
         finally:
             off = self.outputs_off()
         if not off:
@@ -209,15 +214,21 @@ class Keithley2600:
         return SlowPulses(ampere, said[3].strip() == "true")
 
     def outputs_off(self) -> bool:
-        """Level to 0 V, output off; never raises. Returns whether the instrument confirmed both."""
-        smu = self.settings.channel
-        lines = [f"{smu}.abort()", f"{smu}.source.levelv = 0", f"{smu}.source.output = {smu}.OUTPUT_OFF"]
+        """Level to 0 V in steps, output off; never raises. Returns whether the instrument confirmed both."""
+        smu, s = self.settings.channel, self.settings
         for _ in range(2):  # a lost answer is asked for again: switching off twice does no harm
+            down: list[str] = []
+            with suppress(HilError):
+                down = self._steps_down()
+            lines = [f"{smu}.abort()", *down, f"{smu}.source.levelv = 0", f"{smu}.source.output = {smu}.OUTPUT_OFF"]
             try:
-                said = self._tsp.ask(f"{smu}.source.output", f"{smu}.source.levelv", after=lines)
-                return number(said[0]) == 0 and number(said[1]) == 0
+                wait_s = s.timeout_s + 2 * len(down) * s.ramp_pause_s
+                said = self._tsp.ask(f"{smu}.source.output", f"{smu}.source.levelv", after=lines, timeout_s=wait_s)
             except HilError:
+                self._holds_v = None
                 continue
+            self._holds_v = number(said[1])
+            return number(said[0]) == 0 and self._holds_v == 0
         return False
 
     def abort(self) -> bool:
@@ -258,11 +269,9 @@ class Keithley2600:
         if self._set_up_at == self._tsp.connections:
             return
         s, smu = self.settings, self.settings.channel
-        said = self._tsp.ask(f"{smu}.source.output", f"{smu}.source.levelv", after=["errorqueue.clear()"])
-        if number(said[0]) != 0 and number(said[1]) != 0:
-            # A level that somebody left on is ramped down: a reset would jump to 0 V.
-            steps = self._steps(number(said[1]), 0.0)
-            self._tsp.ask(after=steps, timeout_s=s.timeout_s + 2 * len(steps) * s.ramp_pause_s)
+        # A level that somebody left on is ramped down: a reset would jump to 0 V.
+        self._holds_v = None
+        self._step_through(self._steps_down("errorqueue.clear()"))
         self._tsp.ask(
             after=[
                 f"{smu}.reset()", "format.asciiprecision = 8",
@@ -272,7 +281,7 @@ class Keithley2600:
                 f"{smu}.measure.autorangei = {smu}.AUTORANGE_OFF",
             ]
         )  # fmt: skip
-        self._reads_as = None
+        self._reads_as, self._holds_v = None, 0.0
         self._set_up_at = self._tsp.connections
 
     def _reading(self, averages: int, range_a: float) -> Sequence[str]:
@@ -283,6 +292,19 @@ class Keithley2600:
             f"{smu}.measure.filter.type = {smu}.FILTER_REPEAT_AVG", f"{smu}.measure.filter.count = {averages}",
             f"{smu}.measure.filter.enable = {smu}.{switch}",
         ]  # fmt: skip
+
+    def _steps_down(self, *before: str) -> list[str]:
+        """From the level that is on to 0 V, asked for (after the lines ``before``) where it is not known."""
+        smu, level_v = self.settings.channel, self._holds_v
+        if level_v is None:
+            said = self._tsp.ask(f"{smu}.source.output", f"{smu}.source.levelv", after=before)
+            level_v = number(said[1]) if number(said[0]) != 0 else 0.0
+        return [] if level_v == 0 or not math.isfinite(level_v) else self._steps(level_v, 0.0)
+
+    def _step_through(self, steps: Sequence[str]) -> None:
+        if steps:
+            s = self.settings
+            self._tsp.ask(after=steps, timeout_s=s.timeout_s + 2 * len(steps) * s.ramp_pause_s)
 
     def _steps(self, from_v: float, to_v: float) -> list[str]:
         """Levels on the way, the last one included, with pauses between them."""

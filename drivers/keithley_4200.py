@@ -28,50 +28,31 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from drivers.keithley_4200_trains import Execution, PulseTops, ReadTop, Segment, TrainTiming, compile_train, on_grain
+from drivers.keithley_4200_settings import CURRENT_RANGES_A, SETTLED_S, PmuSettings
+from drivers.keithley_4200_trains import (
+    BURST,
+    Burst,
+    Execution,
+    PulseTops,
+    ReadTop,
+    Segment,
+    TrainTiming,
+    compile_burst,
+    compile_train,
+    on_grain,
+)
 from drivers.links.visa_link import Ask, VisaLink
 from hil.errors import HardwareError, HilError, LimitError, PulseOutcomeUnknown, UsageError
 
-__all__ = ["CURRENT_RANGES_A", "SETTLED_S", "Keithley4200", "PmuSettings", "PulseTops", "Readings"]
+__all__ = ["CURRENT_RANGES_A", "SETTLED_S", "Keithley4200", "PmuSettings", "PulseTops", "Readings", "Train"]
 
-CURRENT_RANGES_A = {10: (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.2), 40: (1e-4, 1e-2, 0.8)}
-"""Fixed current ranges of a channel with RPM, by source range in volt."""
-SETTLED_S = {1e-7: 47e-6, 1e-6: 38.7e-6, 1e-5: 6.8e-6, 1e-4: 950e-9, 1e-3: 240e-9, 1e-2: 145e-9, 0.2: 145e-9, 0.8: 145e-9}
-"""How long after a step of the voltage a reading has settled, by current range, second."""
 _PAGE = 2048
 """Points of one :PMU:DATA:GET."""
-_BURST = 10000
-"""Pulses of one standard train."""
 _OVER = 0.999
-
-
-class PmuSettings(BaseModel):
-    """One channel that pulses, and maybe one that holds the other end at 0 V."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    card: int = Field(default=1, ge=1, le=9)
-    channel: int = Field(default=1, ge=1, le=8)
-    """Of the card pair that pulses and measures."""
-    low_channel: int | None = Field(default=2, ge=1, le=8)
-    """Held at 0 V through the same tests; None where the other end is grounded."""
-    range_v: Literal[10, 40] = 10
-    current_range_a: float = 1e-4
-    """Fixed current range, ampere: one of CURRENT_RANGES_A."""
-    load_ohm: float | None = Field(default=None, ge=1, le=1e7)
-    """Resistance that the instrument expects, ohm; None leaves its own."""
-    edge_s: float = Field(default=100e-9, ge=20e-9, le=33e-3)
-    """Rise and fall time, second."""
-    gap_s: float = Field(default=1e-6, ge=20e-9, le=1)
-    """At 0 V after every pulse and reading, second."""
-    read_width_s: float = Field(default=20e-6, gt=0, le=1)
-    """Width of a reading, second."""
-    timeout_s: float = Field(default=5.0, gt=0)
-    """For one answer, second."""
+_REFUSAL = re.compile(r"^ERROR|\(-\d+\)", re.IGNORECASE)
+"""An answer that says that a command was not carried out; anything else but ACK says nothing for certain."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +65,25 @@ class Readings:
     over: tuple[bool, ...]
 
 
+@dataclass(frozen=True)
+class Train:
+    """Compiled and found to be within the instrument's limits, ready to be run: as many executes as it has parts."""
+
+    parts: tuple[Burst | Execution, ...]
+    range_a: float
+    """Current range of its readings, ampere."""
+
+    @property
+    def pulses(self) -> int:
+        """All of them."""
+        return sum(part.pulses for part in self.parts)
+
+
 class Keithley4200:
-    """The instrument. Raises HardwareError where it refuses or is silent, LimitError before a byte is sent."""
+    """The instrument. Raises HardwareError where it refuses or is silent, LimitError before a byte is sent.
+
+    before_execute: called right before the outputs are switched on for an execute; what it raises stops that.
+    """
 
     def __init__(
         self,
@@ -102,6 +100,9 @@ class Keithley4200:
         self._clock, self._sleep = clock, sleep
         self.identity = ("", "", "", "")
         """Maker, model, serial number, firmware."""
+        self.before_execute: Callable[[], None] = lambda: None
+        self._error_known = False
+        """Whether what :ERROR:LAST:GET tells can only be of the test at hand, not of one before."""
         self.executes = self.pulses_sent = 0
         """Tests executed and pulses in them since this was opened."""
         self._link = VisaLink(address, b"\0", self._greet, timeout_s=self.settings.timeout_s, sleep=sleep)
@@ -119,33 +120,58 @@ class Keithley4200:
 
     def pulses(self, voltage_v: float, width_s: float, count: int) -> None:
         """``count`` equal pulses of ``voltage_v`` (signed) and ``width_s`` at half height, one execute, nothing measured."""
-        if count < 1:
-            raise UsageError(f"{self.address}: {count} pulses are no train: give 1 or more")
-        timing = self._timing(self.settings.current_range_a)
-        tops = PulseTops(voltage_v, voltage_v, width_s)
-        if count > _BURST:
-            # A standard train stops at 10,000 pulses; looped segments do not.
-            self._run(compile_train([1] * count, tops, None, timing), self.settings.current_range_a)
-            return
-        compile_train([1], tops, None, timing)
-        with self._known_outcome():
-            self._standard(voltage_v, width_s, count)
+        self.run(self.pulse_train(voltage_v, width_s, count))
 
     def trace(
         self, polarity: Sequence[int], tops: PulseTops, read_v: float, every: int = 1, current_range_a: float | None = None
     ) -> Readings:
         """The pulses of ``polarity`` (+1 up, -1 down) with a reading at ``read_v`` after every ``every``-th of them."""
-        range_a = current_range_a or self.settings.current_range_a
-        timing = self._timing(range_a)
-        return self._run(compile_train(list(polarity), tops, self._read_top(read_v, range_a), timing, every), range_a)
+        return self.run(self.trace_train(polarity, tops, read_v, every, current_range_a))
 
     def read(self, read_v: float, count: int = 1, current_range_a: float | None = None) -> Readings:
         """``count`` readings at ``read_v``, one execute."""
+        return self.run(self.read_train(read_v, count, current_range_a))
+
+    def pulse_train(self, voltage_v: float, width_s: float, count: int) -> Train:
+        """What ``pulses`` runs. LimitError for what the instrument cannot do; nothing is sent."""
+        if count < 1:
+            raise UsageError(f"{self.address}: {count} pulses are no train: give 1 or more")
+        timing = self._timing(self.settings.current_range_a)
+        one = compile_burst(voltage_v, width_s, count, timing)
+        if count > BURST:
+            # A standard train stops there; looped segments do not.
+            tops = PulseTops(voltage_v, voltage_v, width_s)
+            return Train(tuple(compile_train([1] * count, tops, None, timing)), self.settings.current_range_a)
+        return Train((one,), self.settings.current_range_a)
+
+    def trace_train(
+        self, polarity: Sequence[int], tops: PulseTops, read_v: float, every: int = 1, current_range_a: float | None = None
+    ) -> Train:
+        """What ``trace`` runs, as ``pulse_train``."""
+        range_a = current_range_a or self.settings.current_range_a
+        timing, read = self._timing(range_a), self._read_top(read_v, range_a)
+        return Train(tuple(compile_train(list(polarity), tops, read, timing, every)), range_a)
+
+    def read_train(self, read_v: float, count: int = 1, current_range_a: float | None = None) -> Train:
+        """What ``read`` runs, as ``pulse_train``."""
         if count < 1:
             raise UsageError(f"{self.address}: {count} readings are none: give 1 or more")
         range_a = current_range_a or self.settings.current_range_a
         timing = self._timing(range_a)
-        return self._run(compile_train([], None, self._read_top(read_v, range_a), timing, reads=count), range_a)
+        return Train(tuple(compile_train([], None, self._read_top(read_v, range_a), timing, reads=count)), range_a)
+
+    def run(self, train: Train) -> Readings:
+        """Play a train, part by part, and return its readings, none of a train without them."""
+        points: list[tuple[float, ...]] = []
+        with self._known_outcome():
+            for part in train.parts:
+                if isinstance(part, Burst):
+                    self._burst(part, train.range_a)
+                else:
+                    points += self._segments(part, train.range_a)
+        volt, ampere, _, status = zip(*points, strict=True) if points else ((), (), (), ())
+        over = tuple(abs(value) >= _OVER * train.range_a for value in ampere)
+        return Readings(tuple(volt), tuple(ampere), tuple(int(word) for word in status), over)
 
     def outputs_off(self) -> bool:
         """Stop what runs and switch all channels off; never raises. Returns whether the instrument confirmed it all."""
@@ -188,15 +214,11 @@ class Keithley4200:
     def _read_top(self, read_v: float, range_a: float) -> ReadTop:
         return ReadTop(read_v, self.settings.read_width_s, SETTLED_S[range_a])
 
-    def _run(self, executions: list[Execution], range_a: float) -> Readings:
-        with self._known_outcome():
-            points = [point for execution in executions for point in self._segments(execution, range_a)]
-        volt, ampere, _, status = zip(*points, strict=True) if points else ((), (), (), ())
-        over = tuple(abs(value) >= _OVER * range_a for value in ampere)
-        return Readings(tuple(volt), tuple(ampere), tuple(int(word) for word in status), over)
-
     def _begin(self, mode: int, range_a: float) -> None:
         s = self.settings
+        if not self._error_known:
+            self._quietly(":ERROR:LAST:CLEAR")
+            self._error_known = True
         self._tell(f":PMU:INIT {mode}")
         for channel in self.channels:
             self._tell(f":PMU:RPM:CONFIGURE PMU{s.card}-{channel}, 0")
@@ -205,25 +227,18 @@ class Keithley4200:
             if s.load_ohm is not None:
                 self._tell(f":PMU:LOAD {channel}, {s.load_ohm:g}")
 
-    def _standard(self, voltage_v: float, width_s: float, count: int) -> None:
-        s = self.settings
-        edge_s, width = on_grain(s.edge_s, "edge"), on_grain(width_s, "width")
-        period_s = on_grain(width + edge_s + s.gap_s, "period")
-        shortest_s, period_low_s = (40e-9, 60e-9) if s.range_v == 10 else (250e-9, 500e-9)
-        if width < shortest_s or not period_low_s <= period_s <= 1 or s.gap_s < 50e-9 or edge_s > width:
-            raise LimitError(
-                f"{self.address}: pulse of {width:g} s, edges {edge_s:g} s, gap {s.gap_s:g} s: a standard train needs width "
-                f">= {shortest_s:g} s and >= edge, gap >= 50 ns, period {period_low_s:g} to 1 s: change pulse or settings"
-            )
+    def _burst(self, burst: Burst, range_a: float) -> None:
+        """Run a standard train."""
+        edges = f"{burst.edge_s:.10g}, {burst.edge_s:.10g}"
         with self._switched_off():
-            self._begin(0, s.current_range_a)
+            self._begin(0, range_a)
             for channel in self.channels:
-                top_v = voltage_v if channel == s.channel else 0.0
+                top_v = burst.voltage_v if channel == self.settings.channel else 0.0
                 self._tell(f":PMU:PULSE:TRAIN {channel}, 0, {top_v:g}")
-                self._tell(f":PMU:PULSE:TIMES {channel}, {period_s:.10g}, {width:.10g}, {edge_s:.10g}, {edge_s:.10g}")
+                self._tell(f":PMU:PULSE:TIMES {channel}, {burst.period_s:.10g}, {burst.width_s:.10g}, {edges}")
             self._tell(":PMU:MEASURE:MODE 0")
-            self._tell(f":PMU:PULSE:BURST:COUNT {count}")
-            self._execute(count, count * period_s)
+            self._tell(f":PMU:PULSE:BURST:COUNT {burst.pulses}")
+            self._execute(burst.pulses, burst.pulses * burst.period_s)
 
     def _segments(self, execution: Execution, range_a: float) -> list[tuple[float, ...]]:
         """Run one program; its points, each (V, I, time, status)."""
@@ -256,6 +271,7 @@ class Keithley4200:
 
     def _execute(self, pulses: int, duration_s: float) -> None:
         """Switch on, execute once, wait for the end."""
+        self.before_execute()
         for channel in self.channels:
             self._tell(f":PMU:OUTPUT:STATE {channel}, 1")
         self._check_last_error()
@@ -265,8 +281,13 @@ class Keithley4200:
             raise PulseOutcomeUnknown(
                 f"{self.address}: no answer to :PMU:EXECUTE: {pulses} pulses may be applied or not: read the cells again"
             ) from exc
+        if _REFUSAL.search(said):
+            raise HardwareError(f"{self.address}: :PMU:EXECUTE was refused ({said[:80]}): correct what the message names")
         if said != "ACK":
-            raise HardwareError(f"{self.address}: :PMU:EXECUTE was refused ({said}): correct what the message names")
+            raise PulseOutcomeUnknown(
+                f"{self.address}: {said[:80]!r} is no answer to :PMU:EXECUTE: {pulses} pulses may be applied or not: "
+                "read the cells again"
+            )
         self.executes += 1
         self.pulses_sent += pulses
         deadline = self._clock() + 5 * duration_s + 10
@@ -310,7 +331,6 @@ class Keithley4200:
         said = self._link.query(":ERROR:LAST:GET").strip()
         code = re.search(r"\((-?\d+)\)", said)
         if code is not None and int(code[1]) != 0:
-            self._quietly(":ERROR:LAST:CLEAR")
             raise HardwareError(f"{self.address}: {said[:100]} before the execute: correct the settings")
 
     def _again(self, question: str) -> str:
@@ -346,6 +366,7 @@ class Keithley4200:
         try:
             yield
         except BaseException:
+            self._error_known = False
             self.outputs_off()
             raise
         off = [self._quietly(f":PMU:OUTPUT:STATE {channel}, 0") == "ACK" for channel in self.channels]

@@ -15,7 +15,23 @@ from dataclasses import dataclass
 
 from hil.errors import LimitError, UsageError
 
-__all__ = ["GRAIN_S", "Execution", "PulseTops", "ReadTop", "Segment", "TrainTiming", "compile_train", "on_grain"]
+__all__ = [
+    "BURST",
+    "GRAIN_S",
+    "Burst",
+    "Execution",
+    "PulseTops",
+    "ReadTop",
+    "Segment",
+    "TrainTiming",
+    "compile_burst",
+    "compile_train",
+    "on_grain",
+    "widths_s",
+]
+
+BURST = 10000
+"""Pulses that a standard train holds at most."""
 
 GRAIN_S = 10e-9
 """Times of segments are multiples of this."""
@@ -82,6 +98,17 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Burst:
+    """A standard train: ``count`` equal pulses, nothing measured."""
+
+    voltage_v: float
+    width_s: float
+    period_s: float
+    edge_s: float
+    pulses: int
+
+
+@dataclass(frozen=True)
 class _Unit:
     """What is played together: pulses by their polarity, maybe a reading after them."""
 
@@ -95,6 +122,27 @@ def on_grain(time_s: float, what: str) -> float:
     if not math.isfinite(steps) or abs(steps - round(steps)) > 1e-3:
         raise LimitError(f"4225-PMU: {what} = {time_s:g} s is no multiple of 10 ns: give one")
     return round(steps) / 1e8
+
+
+def widths_s(edge_s: float, gap_s: float, range_v: int) -> tuple[float, float]:
+    """Shortest and longest pulse, at half height, that both kinds of train take, second."""
+    top_s, standard_s = (20e-9, 40e-9) if range_v == 10 else (50e-9, 250e-9)
+    return max(edge_s + top_s, standard_s), 1.0 - edge_s - gap_s
+
+
+def compile_burst(voltage_v: float, width_s: float, count: int, timing: TrainTiming) -> Burst:
+    """A standard train of up to BURST pulses; LimitError for what the instrument cannot do."""
+    # Voltage, grain and top are limited as those of a segment.
+    _trapezoid(voltage_v, width_s, timing, "pulse", None)
+    edge_s, width = on_grain(timing.edge_s, "edge"), on_grain(width_s, "width")
+    period_s = on_grain(width + edge_s + timing.gap_s, "period")
+    shortest_s, period_low_s = (40e-9, 60e-9) if timing.range_v == 10 else (250e-9, 500e-9)
+    if not shortest_s * (1 - 1e-9) <= width or not period_low_s <= period_s <= 1 or timing.gap_s < 50e-9 * (1 - 1e-9):
+        raise LimitError(
+            f"4225-PMU: pulse of {width:g} s, edges {edge_s:g} s, gap {timing.gap_s:g} s: a standard train needs a width of "
+            f"{shortest_s:g} s, a gap of 50 ns and a period of {period_low_s:g} to 1 s: change pulse or settings"
+        )
+    return Burst(voltage_v, width, period_s, edge_s, count)
 
 
 def _trapezoid(voltage_v: float, width_s: float, timing: TrainTiming, what: str, settled_s: float | None) -> list[Segment]:

@@ -12,8 +12,9 @@ meanwhile. Two terminals that must never meet (``forbidden``: two sources) are r
 share a column, before a byte is sent. Relay closures are counted by the instrument and, for this session, here.
 
 Facts: manual 707B-901-01. Unverified on hardware: the whole driver; above all whether ``channel.getclose`` separates its
-list by comma or semicolon (both are taken) and prints ``nil`` for an empty one, and that ``channel.getcount`` exists in
-the firmware at hand.
+list by comma or semicolon (both are taken) and prints ``nil`` for an empty one, that ``channel.getcount`` exists in the
+firmware at hand, and whether ``channel.getclose`` looks at the relays or repeats what it was told: then only a reading of
+the cell shows a relay that is stuck.
 """
 
 from __future__ import annotations
@@ -127,8 +128,12 @@ class Keithley707:
             raise HardwareError(f"{self.address}: {_listed(closed)} closed, not {_listed(channels)}: connect again")
 
     def closed(self) -> frozenset[str]:
-        """The crosspoints that are closed now."""
-        self._known = _names(self._tsp.ask(self._closed_now())[0])
+        """The crosspoints that are closed now; a lost answer is asked for once more."""
+        try:
+            said = self._tsp.ask(self._closed_now())
+        except HardwareError:
+            said = self._tsp.ask(self._closed_now())
+        self._known = _names(said[0])
         return self._known
 
     def open_all(self) -> bool:

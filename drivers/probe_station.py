@@ -3,7 +3,7 @@
 ``[station]`` names prober and instruments (or starts the twin of them all) and keeps them for the whole run;
 ``[boards.NAME]`` is the crossbar of a site. Rules that hold at every step: outputs are off and the matrix is open, both
 confirmed, before the chuck moves; the chuck is separated before a step; where one of these was not confirmed nothing moves
-any more. The prober's door and the chuck's temperature are asked for before every operation on a cell.
+any more. The prober's door and the chuck's temperature are asked for before every step and every use of a source on a cell.
 
 Opening the station switches all outputs off, opens the matrix and separates the chuck, in this order, before anything else.
 
@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from drivers.probe_cells import CellSettings, ProbedCells
 from drivers.probe_rack import Rack, RackSettings, share, shared_rack
 from drivers.sentio import ProberSettings, Sentio
 from hil.bench import Bench
 from hil.errors import HardwareError, HilError, UsageError
+from hil.limits import check_read_v, excluded_mask
 from hil.plugins import Wanted
 from hil.station import Opened, Site
 
@@ -61,7 +63,7 @@ class ProbeStation:
             self.prober = Sentio(self.rack.links["prober"], settings.prober)
             undo.callback(self.prober.close)
             self._separate("probe station")
-            self.rack.watch = self.watch
+            self.rack.look, self.rack.watch = self.look, self.watch
             undo.callback(share(settings.name, self.rack))
             self._closing = undo.pop_all()
         self._sites = [Site(die, index) for die in self.prober.dies() for index in range(settings.sites_on_die)]
@@ -95,13 +97,18 @@ class ProbeStation:
         if not separated:
             raise HardwareError(f"{site.name}: not confirmed off, open and separated: {_LOOK}")
 
+    def look(self) -> dict[str, Any]:
+        """Door and temperature, asked for now."""
+        interlock = "closed" if self.prober.door_closed() else "open"
+        return {"interlock": interlock, "chuck_c": self.prober.chuck_temperature_c()}
+
     def watch(self) -> None:
         """HardwareError where the door is open or the chuck is too cold or too hot."""
-        if not self.prober.door_closed():
+        now, low, high = self.look(), self.settings.chuck_min_c, self.settings.chuck_max_c
+        if now["interlock"] != "closed":
             raise HardwareError("probe station: the prober's door is open: close it")
-        low, high, now = self.settings.chuck_min_c, self.settings.chuck_max_c, self.prober.chuck_temperature_c()
-        if not low <= now <= high:
-            what = f"the chuck is at {now:g} C, not at {low:g} to {high:g}"
+        if not low <= now["chuck_c"] <= high:
+            what = f"the chuck is at {now['chuck_c']:g} C, not at {low:g} to {high:g}"
             raise HardwareError(f"probe station: {what}: set it, or the limits")
 
     def status(self) -> dict[str, Any]:
@@ -134,12 +141,18 @@ class ProbeStation:
 
     def _check_contact(self, bench: Bench, site: Site) -> None:
         for name, backend in bench.backends.items():
-            mask = torch.ones(1, backend.info.rows, backend.info.cols, dtype=torch.bool)
-            if bool((bench.read_cells(name, mask).abs() < self.settings.contact_min_siemens).all()):
+            limits, info = bench.config.boards[name].limits, backend.info
+            mask = torch.ones(1, info.rows, info.cols, dtype=torch.bool)
+            if limits is not None:
+                mask &= ~torch.from_numpy(excluded_mask(limits, info, name))
+            if bool(mask.any()) and self._reads_nothing(bench.read_cells(name, mask)[mask]):
                 raise HardwareError(
                     f"{site.name}: no contact: every cell of board {name} reads below "
                     f"{self.settings.contact_min_siemens:g} S: look at the probes"
                 )
+
+    def _reads_nothing(self, g: Tensor) -> bool:
+        return bool((g.abs() < self.settings.contact_min_siemens).all())
 
 
 class _CellsPlugin:
@@ -157,14 +170,17 @@ class _CellsPlugin:
         if (settings.rack is None) == (rack is None):
             what = f"no station {settings.station!r} is open" if rack is None else f"has the station {settings.station!r}"
             raise UsageError(f"{where}: {what}: give instruments either by a [station] or by {where}.rack")
-        if rack is not None:
-            return ProbedCells(settings, rack, wanted.site)
-        assert settings.rack is not None
-        own = Rack(settings.rack)
+        owned = rack is None
+        if rack is None:
+            assert settings.rack is not None
+            rack = Rack(settings.rack)
         try:
-            return ProbedCells(settings, own, wanted.site, owned=True)
+            cells = ProbedCells(settings, rack, wanted.site, owned)
+            check_read_v(settings.read_v, cells.info, wanted.limits, wanted.name)
+            return cells
         except BaseException:
-            own.close()
+            if owned:
+                rack.close()
             raise
 
 

@@ -19,6 +19,7 @@ is refused by the prober itself, and that move_chuck_contact is still taken by r
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -77,7 +78,14 @@ class Sentio:
             raise LimitError(f"{self.address}: {self.touchdowns} touchdowns made, {limit} allowed: raise max_touchdowns")
         if self.height == "contact":
             raise LimitError(f"{self.address}: already in contact: separate before the next touchdown")
-        self._move("move_chuck_contact")
+        self.height = "unknown"
+        try:
+            said = self._link.query("move_chuck_contact", self.settings.move_timeout_s)
+        except HardwareError:
+            # The probes may have touched.
+            self.touchdowns += 1
+            raise
+        self._message("move_chuck_contact", said)
         self.height = "contact"
         self.touchdowns += 1
 
@@ -110,30 +118,31 @@ class Sentio:
 
     def dies(self) -> list[tuple[int, int]]:
         """(column, row) of every die of the route, in its order."""
-        count = self._number(self._ask("map:get_num_dies Selected"))
-        return [self._pair(self._ask(f"map:path:get_die {place}")) for place in range(count)]
+        count = self._number(self._again("map:get_num_dies Selected"))
+        return [self._pair(self._again(f"map:path:get_die {place}")) for place in range(count)]
 
     def contact_count(self) -> int:
         """The prober's own counter of contacts."""
-        return self._number(self._ask("setup:contact_counter:get"))
+        return self._number(self._again("setup:contact_counter:get"))
 
     def chuck_temperature_c(self) -> float:
         """Degrees Celsius."""
-        said = self._ask("status:get_chuck_temp").split(",")[0]
+        said = self._again("status:get_chuck_temp").split(",")[0]
         try:
             return float(said)
         except ValueError as exc:
             raise HardwareError(f"{self.address}: {said!r} is no temperature: check the prober") from exc
 
     def door_closed(self) -> bool:
-        """Whether the prober says that its door is closed."""
-        return "closed" in self._ask("get_door_status").lower()
+        """Whether the prober says that its door is closed, and nothing else of it."""
+        said = set(re.findall("[a-z]+", self._again("get_door_status").lower()))
+        return "closed" in said and not said & {"open", "opened", "not"}
 
     def status(self) -> dict[str, Any]:
         """Identity, place, height, machine status, chuck temperature, door, counters."""
         return {
             "identity": self.identity, "place": self.place, "height": self.height,
-            "machine": self._ask("status:get_machine_status"), "chuck_c": self.chuck_temperature_c(),
+            "machine": self._again("status:get_machine_status"), "chuck_c": self.chuck_temperature_c(),
             "interlock": "closed" if self.door_closed() else "open", "contacts": self.contact_count(),
             "touchdowns": self.touchdowns, "exchanges": self.exchanges,
         }  # fmt: skip
@@ -175,7 +184,19 @@ class Sentio:
         return self._ask(command, self.settings.move_timeout_s)
 
     def _ask(self, command: str, timeout_s: float | None = None) -> str:
-        said = self._link.query(command, timeout_s).strip()
+        return self._message(command, self._link.query(command, timeout_s))
+
+    def _again(self, question: str) -> str:
+        """A question that changes nothing: asked a second time where the answer is lost."""
+        try:
+            said = self._link.query(question)
+        except HardwareError:
+            said = self._link.query(question)
+        return self._message(question, said)
+
+    def _message(self, command: str, said: str) -> str:
+        """What an answer says; HardwareError for an error or no answer at all."""
+        said = said.strip()
         head, _, rest = said.partition(",")
         _, comma, message = rest.partition(",")
         if not head.isdigit() or not comma:

@@ -164,6 +164,9 @@ class VisaLink:
             resource.timeout = 1000 * timeout_s
             resource.write_raw(text.encode("ascii") + self._terminator)
             answer = resource.read_raw()
+            if not answer.endswith(self._terminator):
+                # pyvisa-py takes what has come when the other end falls silent or goes away for a whole answer.
+                raise OSError(f"cut short after {len(answer)} bytes")
         except (pyvisa.Error, OSError) as exc:
             self._drain()
             self._drop()

@@ -1,7 +1,8 @@
 """The probe-station rack as a twin: pulse unit, source-measure unit, matrix and prober, four ports of one world.
 
 Links: ``pmu`` (4225-PMU over KXCI), ``smu`` (2636B), ``matrix`` (707B), ``prober`` (SENTIO), each a TCP port. Orders beside
-those of the link: ``open_interlock`` (1 opens the door: outputs drop, sources and moves are refused; 0 closes it again).
+those of the link: ``open_interlock`` (1 opens the door: outputs drop, sources and moves are refused; 0 closes it again) and
+``stuck_open`` (a matrix column whose relays do not close any more; 0: they do again).
 """
 
 from __future__ import annotations
@@ -80,7 +81,11 @@ def start(settings: ProbeStationSettings, stop: threading.Event) -> RunningTwin:
     for name, device in devices.items():
         link = settings.link.model_copy(update={"port": getattr(settings.ports, name)})
         ports[name] = serve_link(link, panel, clock, device, stop)
-    return RunningTwin(ports, panel, clock, {"open_interlock": "1 opens the door's interlock, 0 closes it"}, rack.truth)
+    orders = {
+        "open_interlock": "1 opens the door's interlock, 0 closes it",
+        "stuck_open": "a matrix column whose relays do not close any more, 0 for none",
+    }
+    return RunningTwin(ports, panel, clock, orders, rack.truth)
 
 
 twin = Twin(

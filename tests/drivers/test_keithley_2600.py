@@ -195,12 +195,29 @@ def test_pulses_that_were_not_all_done(smu, lua):
 def test_outputs_off(smu, lua):
     driver, fake = smu
     assert driver.outputs_off()
-    assert fake.since("*IDN?") == OFF
+    assert fake.since("*IDN?") == [CLEAR[1], *OFF], "nobody knows yet what is on"
+    assert driver.outputs_off()
+    assert fake.sent[-4:] == OFF
+    assert fake.sent[-5] == OFF[-1]
     lua.on = "1.00000e+00"
     assert not driver.outputs_off()
     lua.on, lua.silent = "0.00000e+00", "smua.source.output"
     assert driver.abort(), "a lost answer is asked for again"
     assert "abort" in fake.sent
+
+
+def test_a_level_is_ramped_down_before_the_output_is_switched_off(smu, lua):
+    """One that somebody else left on, and one of this driver's own."""
+    driver, fake = smu
+    lua.on, lua.level = "1.00000e+00", "-9.00000e-01"
+    assert not driver.outputs_off(), "the instrument goes on saying that it is on"
+    down = ["smua.source.levelv = -0.45", "delay(0.001)", "smua.source.levelv = 0"]
+    assert fake.since("*IDN?") == [CLEAR[1], OFF[0], *down, *OFF[1:]]
+    lua.on, lua.level = "0.00000e+00", "0.00000e+00"
+    driver.ramp(0.8)
+    assert driver.outputs_off()
+    down = ["smua.source.levelv = 0.4", "delay(0.001)", "smua.source.levelv = 0"]
+    assert fake.sent[-7:] == [OFF[0], *down, *OFF[1:]]
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_standard_train(pmu, kxci):
     kxci.polls = ["1", "1", "0"]
     driver.pulses(1.2, 1e-6, 100)
     assert fake.since("*IDN?") == [
-        ":PMU:INIT 0",
+        ":ERROR:LAST:CLEAR", ":PMU:INIT 0",
         ":PMU:RPM:CONFIGURE PMU1-1, 0", ":PMU:SOURCE:RANGE 1, 10", ":PMU:MEASURE:RANGE 1, 2, 0.0001",
         ":PMU:RPM:CONFIGURE PMU1-2, 0", ":PMU:SOURCE:RANGE 2, 10", ":PMU:MEASURE:RANGE 2, 2, 0.0001",
         ":PMU:PULSE:TRAIN 1, 0, 1.2", ":PMU:PULSE:TIMES 1, 2.1e-06, 1e-06, 1e-07, 1e-07",
@@ -83,7 +83,8 @@ def test_pulse_and_read_train(instruments, kxci):
     with Keithley4200(fake.address, PmuSettings(low_channel=None, current_range_a=1e-5, load_ohm=1e4)) as driver:
         seen = driver.trace([1] * 60 + [-1] * 40, TOPS, 0.2, every=2)
         assert fake.since("*IDN?") == [
-            ":PMU:INIT 1", ":PMU:RPM:CONFIGURE PMU1-1, 0", ":PMU:SOURCE:RANGE 1, 10", ":PMU:MEASURE:RANGE 1, 2, 1e-05",
+            ":ERROR:LAST:CLEAR", ":PMU:INIT 1", ":PMU:RPM:CONFIGURE PMU1-1, 0", ":PMU:SOURCE:RANGE 1, 10",
+            ":PMU:MEASURE:RANGE 1, 2, 1e-05",
             ":PMU:LOAD 1, 10000",
             ":PMU:SARB:SEQ:TIME 1, 1, 1e-07, 9e-07, 1e-07, 1e-06, 1e-07, 9e-07, 1e-07, 1e-06, 1e-07, 1.99e-05, 1e-07, 1e-06",
             ":PMU:SARB:SEQ:STARTV 1, 1, 0, 1.2, 1.2, 0, 0, 1.2, 1.2, 0, 0, 0.2, 0.2, 0",
@@ -182,7 +183,11 @@ def test_error_that_is_only_remembered_stops_the_execute(pmu, kxci):
     with pytest.raises(HardwareError, match="-823"):
         driver.pulses(1.2, 1e-6, 1)
     assert ":PMU:EXECUTE" not in fake.sent
-    assert ":ERROR:LAST:CLEAR" in fake.sent
+    assert fake.sent.count(":ERROR:LAST:CLEAR") == 1, "what others left behind"
+    kxci.last_error = "No error. (0)"
+    driver.pulses(1.2, 1e-6, 1)
+    driver.pulses(1.2, 1e-6, 1)
+    assert fake.sent.count(":ERROR:LAST:CLEAR") == 2, "what that test left behind"
 
 
 @pytest.mark.slow
@@ -197,6 +202,33 @@ def test_lost_answer_to_execute(pmu, kxci):
     ]  # fmt: skip
     assert fake.connections == 2
     driver.pulses(1.2, 1e-6, 1)
+
+
+@pytest.mark.parametrize("said", ["ACJ", "", "AC", "0"])
+def test_an_answer_to_execute_that_says_nothing(pmu, kxci, said):
+    """Only an error says that nothing was played."""
+    driver, fake = pmu
+    kxci.refused[":PMU:EXECUTE"] = said
+    with pytest.raises(PulseOutcomeUnknown, match="is no answer to :PMU:EXECUTE: 100 pulses may be applied"):
+        driver.pulses(1.2, 1e-6, 100)
+    assert fake.sent.count(":PMU:EXECUTE") == 1
+    kxci.refused[":PMU:EXECUTE"] = "ERROR: Interlock is open. (-841)"
+    with pytest.raises(HardwareError, match="was refused") as caught:
+        driver.pulses(1.2, 1e-6, 100)
+    assert not isinstance(caught.value, PulseOutcomeUnknown)
+
+
+def test_what_forbids_an_execute(pmu):
+    driver, fake = pmu
+
+    def forbidden():
+        raise HardwareError("the crosspoints are others")
+
+    driver.before_execute = forbidden
+    with pytest.raises(HardwareError, match="the crosspoints are others"):
+        driver.pulses(1.2, 1e-6, 1)
+    assert ":PMU:OUTPUT:STATE 1, 1" not in fake.sent
+    assert fake.sent[-3:] == [":PMU:OUTPUT:STATE 1, 0", ":PMU:OUTPUT:STATE 2, 0", ":PMU:TEST:STATUS?"]
 
 
 @pytest.mark.slow

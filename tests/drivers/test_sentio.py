@@ -134,6 +134,32 @@ def test_lost_answer_to_a_motion(prober, station):
 
 
 @pytest.mark.slow
+def test_a_touchdown_whose_answer_is_lost_is_counted(prober, station):
+    driver, _ = prober
+    station.silent["move_chuck_contact"] = 1
+    with pytest.raises(HardwareError, match="no answer"):
+        driver.contact()
+    assert (driver.touchdowns, driver.height) == (1, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("said", "closed"), [("closed", True), ("Door Closed", True), ("not closed", False), ("open", False)]
+)
+def test_only_a_closed_door_is_closed(prober, station, said, closed):
+    driver, _ = prober
+    station.answers["get_door_status"] = f"0,0,{said}"
+    assert driver.door_closed() is closed
+
+
+@pytest.mark.slow
+def test_a_question_whose_answer_is_lost_is_asked_again(prober, station):
+    driver, fake = prober
+    station.silent["get_door_status"] = 1
+    assert driver.door_closed()
+    assert fake.sent.count("get_door_status") == 2
+
+
+@pytest.mark.slow
 def test_not_a_prober(instruments):
     fake = instruments(b"\n", lambda _: "-285\tTSP Syntax error")
     with pytest.raises(HardwareError, match="no SENTIO prober"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 import pyvisa
@@ -71,6 +72,30 @@ def test_another_instrument(instruments):
         VisaLink(fake.address, b"\n", greet, sleep=lambda _: None)
     assert set(fake.sent) == {"who"}
     assert len(fake.sent) == 3, "attempts are bounded"
+
+
+def test_an_answer_that_is_cut_short_is_none():
+    """pyvisa-py may hand out what has come when the other end goes away: a list without its end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for said in (b"1.5, 2.", b""):
+                peer, _ = listener.accept()
+                with peer:
+                    peer.recv(100)
+                    peer.sendall(b"me\n")
+                    if said:
+                        peer.recv(100)
+                        peer.sendall(said)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        link = VisaLink(f"tcp://127.0.0.1:{listener.getsockname()[1]}", b"\n", greet, timeout_s=0.5)
+        with pytest.raises(HardwareError, match=r"no answer to 'list' within .*(cut short after 7 bytes|Timeout expired)"):
+            link.query("list")
+        link.ready()
+        link.close()
+        thread.join()
 
 
 def test_one_harness_at_a_time(instruments):
