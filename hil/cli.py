@@ -11,18 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from hil.check import check_bench
 from hil.config import override, shipped_benches, validated
-from hil.errors import HilError
+from hil.errors import HilError, UsageError
 from hil.execute import execute, make_report, plan, resume_plan
 from hil.ledger import Ledger
 from hil.plugins import find, names
 from hil.run_views import describe, export_netcdf, list_runs, plain_table, results_table, watch
 from hil.safety import SafeState
+from hil.threads import set_threads
 
 __all__ = ["main"]
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("bench", nargs="?", default=None, help="a TOML file or a shipped bench (emulated)")
         made.add_argument("-s", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change an option")
         made.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
-        made.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads (1)")
+        made.add_argument("--threads", type=int, metavar="N", help="threads of compiled loops (all cores)")
     verb("benches", "list the benches that come with the project")
     checked = verb("check", "connect, identify, print limits; with --procedure a dry run with pulses, time and wear")
     checked.add_argument("bench")
@@ -68,9 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as exc:
+        raise UsageError(f"--settings: {text[:60]!r} is no JSON ({exc}): correct it") from exc
+    if not isinstance(found, dict):
+        raise UsageError(f"--settings: {text[:60]!r} is no JSON object: write {{...}}")
+    return found
+
+
 def _run(args: argparse.Namespace, console: Console, safety: SafeState) -> dict[str, Any]:
     """The verbs that are procedures."""
-    torch.set_num_threads(max(1, args.threads))
+    set_threads(args.threads)
     if args.resume:
         todo = resume_plan(args.resume, args.verb, args.bench, args.changes)
     else:
@@ -114,7 +124,7 @@ def _look(args: argparse.Namespace, console: Console, safety: SafeState) -> dict
         return {"runs": rows}
     if args.verb == "twin":
         program = find("hil.twins", args.name)
-        settings = override(json.loads(args.settings), args.changes)
+        settings = override(_json_object(args.settings), args.changes)
         found = program.run(validated(program.settings, settings, f"twin {args.name}"), args.follow)
         console.print_json(json.dumps(found), indent=None)
         return dict(found)

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from hil.backend import ArrayBackend, Direction
 
-__all__ = ["BITS", "drive"]
+__all__ = ["ALMOST_FULL", "BITS", "drive"]
 
 BITS = 7
 """Bits of an input that is fed bit-serially; as many as the default DAC has."""
 
-_FULL = 1 - 1e-6
+ALMOST_FULL = 1 - 1e-6
+"""Share of the full scale from which on a reading is saturated."""
 
 
 def drive(
@@ -43,7 +44,7 @@ def drive(
 
 def _saturated(backend: ArrayBackend, current: Tensor) -> Tensor | None:
     full = backend.info.full_scale_a
-    return None if full == float("inf") else current.abs() >= full * _FULL
+    return None if full == float("inf") else current.abs() >= full * ALMOST_FULL
 
 
 def _bit_serial(

@@ -44,19 +44,19 @@ class EmulatedGuard:
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
         """As the backend's; LimitError for a shape outside the limits."""
-        self._check(shape)
+        self.admit(shape)
         self.inner.pulse(counts, shape)
 
     def trace(self, polarity: Tensor, mask: Tensor, shape: PulseShape, every: int = 1) -> Tensor:
         """As the backend's; LimitError for a shape outside the limits."""
-        self._check(shape)
+        self.admit(shape)
         return self.inner.trace(polarity, mask, shape, every)
 
     def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
         """As the backend's; LimitError for a shape outside the limits."""
         # Identity first: hashing a shape with one value per array costs more than the rest of the call.
         if self._by_identity.get(id(shape)) is not shape:
-            self._check(shape)
+            self.admit(shape)
         self._update(rows, cols, shape, active)
 
     def safe(self) -> bool:
@@ -81,11 +81,12 @@ class EmulatedGuard:
     def _verify(
         self, target_siemens: Tensor, mask: Tensor, shape: PulseShape, tolerance_siemens: float, max_pulses: int
     ) -> Tensor:
-        self._check(shape)
+        self.admit(shape)
         assert isinstance(self.inner, HasVerify)
         return self.inner.verify(target_siemens, mask, shape, tolerance_siemens, max_pulses)
 
-    def _check(self, shape: PulseShape) -> None:
+    def admit(self, shape: PulseShape) -> None:
+        """LimitError for a shape outside the limits; remembered, so that asking again is cheap."""
         if self._by_identity.get(id(shape)) is shape:
             return
         if shape not in self._by_value:

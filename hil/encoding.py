@@ -126,6 +126,11 @@ class Stream:
         self._base = torch.stack([_low32(both), _low32(both >> 32)], dim=-1).to(device)
         self.counter = torch.zeros(len(base), dtype=torch.int64, device=device)
 
+    @property
+    def base(self) -> NDArray[np.uint32]:
+        """What its keys are made of, [array 2], on the CPU."""
+        return _words(self._base)
+
     def keys(self, count: int, active: Tensor | None = None) -> Tensor:
         """The next ``count`` keys of every array, int32 [array count 2]; inactive arrays do not advance."""
         if self.counter.device.type == "cpu":

@@ -9,12 +9,33 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PHI32", "PSI32", "draw_bits", "draw_keys", "encode_loops", "line_hash", "mix"]
+__all__ = [
+    "FIRST",
+    "PHI32",
+    "PSI32",
+    "SPREAD",
+    "STOCHASTIC",
+    "draw_bits",
+    "draw_keys",
+    "encode_loops",
+    "encode_sample",
+    "fire_lines",
+    "key_at",
+    "line_bits",
+    "line_hash",
+    "mix",
+]
 
 PHI32 = np.uint32(0x9E3779B9)
 PSI32 = np.uint32(0x85EBCA6B)
-_ONE = np.float32(1.0)
+STOCHASTIC, FIRST, SPREAD = 0, 1, 2
+"""``PulseTrain.kind`` as a number."""
+_ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_ONE_24 = np.float32(2.0**24)
+_SLOT = (np.arange(32, dtype=np.uint32) * PSI32).astype(np.uint32)
+_BIT = (np.uint32(1) << np.arange(32, dtype=np.uint32)).astype(np.uint32)
 _F32 = NDArray[np.float32]
+_I8 = NDArray[np.int8]
 
 
 @numba.njit(inline="always")
@@ -33,15 +54,57 @@ def line_hash(key0: np.uint32, key1: np.uint32, place: np.uint32) -> np.uint32:
     return np.uint32(mix(np.uint32(key0 ^ np.uint32(place * PHI32))) ^ key1)
 
 
+@numba.njit(inline="always")
+def key_at(base0: np.uint32, base1: np.uint32, counter: int) -> tuple[np.uint32, np.uint32]:
+    """Key number ``counter`` of a stream."""
+    number = np.uint32(counter)
+    return mix(np.uint32(base0 ^ mix(np.uint32(number * PHI32)))), mix(np.uint32(base1 + np.uint32(number * PSI32)))
+
+
 @numba.njit(cache=True, nogil=True)
 def draw_keys(base: NDArray[np.uint32], counter: NDArray[np.int64], out: NDArray[np.uint32]) -> None:
     """The next keys of every array, [array count 2]; the counter is left to the caller."""
     arrays, count, _ = out.shape
     for a in range(arrays):
         for i in range(count):
-            number = np.uint32(counter[a] + i)
-            out[a, i, 0] = mix(np.uint32(base[a, 0] ^ mix(np.uint32(number * PHI32))))
-            out[a, i, 1] = mix(np.uint32(base[a, 1] + np.uint32(number * PSI32)))
+            out[a, i, 0], out[a, i, 1] = key_at(base[a, 0], base[a, 1], counter[a] + i)
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_sample(
+    x: _F32, d: _F32, gain: np.float32, wanted: np.float32, management: bool, slot_management: bool, p_x: _F32, p_d: _F32,
+    sign_x: _I8, sign_d: _I8,
+) -> int:  # fmt: skip
+    """Probabilities and signs of one sample, every line written; returns the slots. gain = rate / step."""
+    max_x, max_d = np.float32(0), np.float32(0)
+    for i in range(len(x)):
+        max_x = max(max_x, abs(x[i]))
+    for j in range(len(d)):
+        max_d = max(max_d, abs(d[j]))
+    k = np.float32(np.float32(gain * max_x) * max_d)
+    if not k > 0:
+        _lines(x, _ZERO, p_x, sign_x)
+        _lines(d, _ZERO, p_d, sign_d)
+        return 0
+    slots = min(np.float32(np.ceil(k)), wanted) if slot_management else wanted
+    base = np.float32(np.sqrt(np.float32(gain / max(slots, _ONE))))
+    scale_x, scale_d = base, base
+    if management:
+        shrink = min(np.float32(slots / k), _ONE)
+        balance = np.float32(np.sqrt(np.float32(max_x / np.float32(max_d * shrink))))
+        scale_x = np.float32(base / balance)
+        scale_d = np.float32(base * balance)
+    _lines(x, scale_x, p_x, sign_x)
+    _lines(d, scale_d, p_d, sign_d)
+    return int(slots)
+
+
+@numba.njit(cache=True, nogil=True)
+def _lines(value: _F32, scale: np.float32, p: _F32, sign: _I8) -> None:
+    for i in range(len(value)):
+        p[i] = min(np.float32(abs(value[i]) * scale), _ONE)
+        fires = scale > 0
+        sign[i] = np.int8(fires and value[i] > 0) - np.int8(fires and value[i] < 0)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -50,38 +113,48 @@ def encode_loops(
     sign_x: NDArray[np.int8], sign_d: NDArray[np.int8], slots_out: NDArray[np.int32],
 ) -> None:  # fmt: skip
     """Probabilities, signs and slots of ``hil.encoding.encode``; gain [array] = rate / step."""
-    arrays, samples, inputs = x.shape
-    outputs = d.shape[2]
+    arrays, samples, _ = x.shape
     for a in range(arrays):
         for s in range(samples):
-            max_x, max_d = np.float32(0), np.float32(0)
-            for i in range(inputs):
-                max_x = max(max_x, abs(x[a, s, i]))
-            for j in range(outputs):
-                max_d = max(max_d, abs(d[a, s, j]))
-            k = np.float32(np.float32(gain[a] * max_x) * max_d)
-            if not k > 0:
-                slots_out[a, s] = 0
-                continue
-            slots = min(np.float32(np.ceil(k)), wanted[a]) if slot_management else wanted[a]
-            slots_out[a, s] = np.int32(slots)
-            base = np.float32(np.sqrt(np.float32(gain[a] / max(slots, _ONE))))
-            scale_x, scale_d = base, base
-            if management:
-                shrink = min(np.float32(slots / k), _ONE)
-                balance = np.float32(np.sqrt(np.float32(max_x / np.float32(max_d * shrink))))
-                scale_x = np.float32(base / balance)
-                scale_d = np.float32(base * balance)
-            for i in range(inputs):
-                value = x[a, s, i]
-                if value != 0:
-                    p_x[a, s, i] = min(np.float32(abs(value) * scale_x), _ONE)
-                    sign_x[a, s, i] = 1 if value > 0 else -1
-            for j in range(outputs):
-                value = d[a, s, j]
-                if value != 0:
-                    p_d[a, s, j] = min(np.float32(abs(value) * scale_d), _ONE)
-                    sign_d[a, s, j] = 1 if value > 0 else -1
+            slots_out[a, s] = encode_sample(
+                x[a, s], d[a, s], gain[a], wanted[a], management, slot_management, p_x[a, s], p_d[a, s],
+                sign_x[a, s], sign_d[a, s],
+            )  # fmt: skip
+
+
+@numba.njit(inline="always")
+def line_bits(limit: np.uint32, slots: int, key0: np.uint32, key1: np.uint32, line: np.uint32) -> np.uint32:
+    """Packed slots of one line of a stochastic train: each fires where its word >> 8 is below ``limit``."""
+    place = line_hash(key0, key1, line)
+    bits = np.uint32(0)
+    for slot in range(slots):
+        word = mix(np.uint32(place + _SLOT[slot]))
+        if (word >> np.uint32(8)) < limit:
+            bits |= _BIT[slot]
+    return bits
+
+
+@numba.njit(cache=True, nogil=True)
+def fire_lines(
+    p: _F32, sign: _I8, slots: int, kind: int, key0: np.uint32, key1: np.uint32, out: NDArray[np.uint32],
+) -> None:  # fmt: skip
+    """Packed slots of every line of a whole train of one sample, by its ``PulseTrain.kind`` (STOCHASTIC, FIRST, SPREAD)."""
+    for i in range(len(p)):
+        bits = np.uint32(0)
+        if sign[i] != 0 and p[i] > 0:
+            if kind == STOCHASTIC:
+                limit = np.uint32(np.rint(np.float32(p[i] * _ONE_24)))
+                bits = line_bits(limit, slots, key0, key1, np.uint32(i))
+            else:
+                count = int(np.rint(np.float32(p[i] * np.float32(slots))))
+                for slot in range(slots):
+                    if kind == FIRST:
+                        fires = slot < count
+                    else:
+                        fires = (slot + 1) * count // slots > slot * count // slots
+                    if fires:
+                        bits |= _BIT[slot]
+        out[i] = bits
 
 
 @numba.njit(cache=True, nogil=True)
@@ -103,11 +176,4 @@ def draw_bits(
                 level = threshold[a, s, i]
                 if sign[a, s, i] == 0 or level == 0:
                     continue
-                place = line_hash(key0, key1, line[i])
-                limit = np.uint32(level)
-                bits = np.uint32(0)
-                for slot in range(total):
-                    word = mix(np.uint32(place + np.uint32(np.uint32(slot) * PSI32)))
-                    if (word >> np.uint32(8)) < limit:
-                        bits |= np.uint32(1) << np.uint32(slot)
-                out[a, s, i] = bits
+                out[a, s, i] = line_bits(np.uint32(level), total, key0, key1, line[i])

@@ -14,43 +14,69 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["matvec"]
+__all__ = ["backward_sample", "forward_sample", "matvec"]
 
 _F32 = NDArray[np.float32]
 
 
+_I32 = NDArray[np.int32]
+
+
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _forward(v: _F32, g: _F32, active: NDArray[np.bool_], out: _F32) -> None:
-    arrays, samples, rows = v.shape
-    cols = g.shape[2]
-    for a in range(arrays):
-        if not active[a]:
-            continue
-        for s in range(samples):
-            total = out[a, s]
-            for r in range(rows):
-                x = v[a, s, r]
-                if x != 0:
-                    line = g[a, r]
-                    for c in range(cols):
-                        total[c] += x * line[c]
+def forward_sample(v: _F32, g: _F32, out: _F32, busy: _I32) -> None:
+    """out[col] += sum_row v[row] g[row, col], one line after another. busy: int32 [>= row], scratch."""
+    rows, cols = g.shape
+    number = 0
+    for r in range(rows):
+        if v[r] != 0:
+            busy[number] = r
+            number += 1
+    # Four lines a pass: each total is loaded once for four products, which are still added one after another.
+    whole = number - number % 4
+    for k in range(0, whole, 4):
+        r0, r1, r2, r3 = busy[k], busy[k + 1], busy[k + 2], busy[k + 3]
+        for c in range(cols):
+            total = out[c]
+            total += v[r0] * g[r0, c]
+            total += v[r1] * g[r1, c]
+            total += v[r2] * g[r2, c]
+            total += v[r3] * g[r3, c]
+            out[c] = total
+    for k in range(whole, number):
+        r = busy[k]
+        x = v[r]
+        for c in range(cols):
+            out[c] += x * g[r, c]
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
-def _backward(v: _F32, g: _F32, active: NDArray[np.bool_], out: _F32) -> None:
-    arrays, samples, cols = v.shape
-    rows = g.shape[1]
+def backward_sample(v: _F32, g: _F32, out: _F32) -> None:
+    """out[row] = sum_col v[col] g[row, col]."""
+    rows, cols = g.shape
+    for r in range(rows):
+        total = np.float32(0.0)
+        for c in range(cols):
+            total += v[c] * g[r, c]
+        out[r] = total
+
+
+@numba.njit(cache=True, nogil=True)
+def _forward(v: _F32, g: _F32, active: NDArray[np.bool_], out: _F32) -> None:
+    arrays, samples, rows = v.shape
+    busy = np.empty(rows, dtype=np.int32)
     for a in range(arrays):
-        if not active[a]:
-            continue
-        for s in range(samples):
-            x = v[a, s]
-            for r in range(rows):
-                line = g[a, r]
-                total = np.float32(0.0)
-                for c in range(cols):
-                    total += x[c] * line[c]
-                out[a, s, r] = total
+        if active[a]:
+            for s in range(samples):
+                forward_sample(v[a, s], g[a], out[a, s], busy)
+
+
+@numba.njit(cache=True, nogil=True)
+def _backward(v: _F32, g: _F32, active: NDArray[np.bool_], out: _F32) -> None:
+    arrays, samples, _ = v.shape
+    for a in range(arrays):
+        if active[a]:
+            for s in range(samples):
+                backward_sample(v[a, s], g[a], out[a, s])
 
 
 _ALL: dict[int, NDArray[np.bool_]] = {}

@@ -69,6 +69,11 @@ class AnalogLinear(nn.Module):
             y = y * self.output_scale[:, None, :]
         return y if self.bias is None else y + self.bias[:, None, :]
 
+    @property
+    def plain(self) -> bool:
+        """Whether y = W x is all it does."""
+        return self.bias is None and self.output_scale is None
+
     def learn(self, factor: float, active: Tensor | None) -> None:
         """Hand the queued pairs to the algorithm: sample after sample, the calls of a sample oldest first."""
         queue, self.queue, self.calls = sorted(self.queue, key=lambda item: item[0]), [], 0

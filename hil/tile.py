@@ -16,6 +16,7 @@ from hil.backend import Direction, HasReference
 from hil.driving import drive
 from hil.encoding import Stream, UpdateSettings, encode
 from hil.errors import ShapeError, UsageError
+from hil.fused import FusedMatrix
 from hil.known import KnownDevices
 from hil.matvec import matvec
 from hil.place import Place, Region
@@ -155,6 +156,22 @@ class Tile:
                 self.place.shape,
                 active,
             )
+
+    def fused(self, rate: Tensor, settings: UpdateSettings) -> FusedMatrix | None:
+        """What a compiled network must know of this matrix, updated at ``rate`` [array]; None where it is not covered.
+
+        Covered is a matrix on a whole board with a DAC, whose reference is subtracted before the ADC.
+        UsageError and ShapeError as of ``update``.
+        """
+        self._check_rate(rate)
+        backend = self.place.regions[0].backend
+        if not self._single or backend.info.read_levels == 2 or self._rest[0] is not None:
+            return None
+        read = self.place.read
+        return FusedMatrix(
+            backend, self.place.shape, read.read_v, read.bound_management, self._per_weight, self.step, rate, settings,
+            self._x_keys, self._d_keys,
+        )  # fmt: skip
 
     def _check_rate(self, rate: Tensor) -> None:
         if tuple(rate.shape) != (self.arrays,):

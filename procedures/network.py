@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from hil.activations import Activation, activate
 from hil.algorithms.base import Algorithm
 from hil.algorithms.digital import DigitalSGD
 from hil.algorithms.sgd import AnalogSGD
 from hil.algorithms.tiki_taka import TikiTaka, TikiTakaRates
 from hil.bench import Bench
 from hil.encoding import Stream, UpdateSettings, uniform, word
+from hil.fused import FusedNetwork, fused_network
 from hil.known import ReferenceChoice, known_devices
 from hil.nn import AnalogLinear
 from hil.programming import ProgramLimits, Programmed, program_conductance
 from hil.tile import Tile
 
-__all__ = ["ACTIVATIONS", "AlgorithmName", "Network", "NetworkPlan", "build", "initialise"]
+__all__ = ["AlgorithmName", "Network", "NetworkPlan", "build", "initialise"]
 
 AlgorithmName = Literal["sgd", "tiki-taka", "digital"]
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class NetworkPlan:
     """What to build. widths: lines of every layer; rates: per-array hyper-parameters by name, float64 [array]."""
 
     widths: tuple[int, ...]
-    activation: str
+    activation: Activation
     algorithm: AlgorithmName
     rates: Mapping[str, Tensor]
     transfer: Literal["inputs", "outputs"]
@@ -47,10 +46,10 @@ class NetworkPlan:
 class Network(nn.Module):
     """The layers in order, the activation between them; logits come out."""
 
-    def __init__(self, layers: list[AnalogLinear], activation: str) -> None:
+    def __init__(self, layers: list[AnalogLinear], activation: Activation) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self._activation = ACTIVATIONS[activation]
+        self.activation: Activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """x [array sample in] -> logits [array sample out]."""
@@ -58,8 +57,13 @@ class Network(nn.Module):
         for number, layer in enumerate(self.layers):
             x = layer(x)
             if number < last:
-                x = self._activation(x)
+                x = activate(self.activation, x)
         return x
+
+    def fused(self) -> FusedNetwork | None:
+        """The same network in compiled code; None on a board, and wherever else its plain steps must be taken."""
+        layers = [layer for layer in self.layers if isinstance(layer, AnalogLinear)]
+        return fused_network([layer.algorithm.fused() if layer.plain else None for layer in layers], self.activation)
 
     @property
     def algorithms(self) -> list[Algorithm]:

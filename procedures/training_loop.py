@@ -8,18 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from hil.activations import softmax_loss
 from hil.bench import Bench
 from hil.datasets import Dataset
+from hil.fused import FusedNetwork, Samples, Sums
 from hil.ledger import Ledger
-from hil.nn import AnalogOptimizer, population_loss
+from hil.nn import AnalogOptimizer
 from hil.progress import progress
 from procedures.network import Network
 from procedures.train_config import TrainConfig
 from procedures.training_state import Curves, Position, data_order, plain, tensors
 
 __all__ = ["TrainingLoop"]
+
+BLOCK_S = 0.3
+"""About how long compiled steps run before Ctrl-C, progress and checkpoints are looked at again, second."""
+CHUNK = 32
+"""Samples of one batch while accuracy is measured."""
 
 
 class TrainingLoop:
@@ -34,9 +40,16 @@ class TrainingLoop:
         self.x, self.y = data.full_train() if config.train_on == "all" else (data.train_x, data.train_y)
         self.optimizer = AnalogOptimizer(network)
         self.physical = bench.physical
+        self.compiled = True
+        """Whether steps may be compiled; either way they give the same, bit for bit."""
         self._loss = torch.zeros(bench.arrays, dtype=torch.float64)
         self._right = torch.zeros(bench.arrays, dtype=torch.int64)
+        self._pace = 1
         self._saved_at = time.monotonic()
+
+    def _fused(self) -> FusedNetwork | None:
+        """The network in compiled code where that may stand for plain steps."""
+        return self.network.fused() if self.compiled and not self.physical else None
 
     @property
     def steps(self) -> int:
@@ -69,20 +82,38 @@ class TrainingLoop:
         for group in self.optimizer.param_groups[:1]:
             group["lr"] = rate
         self.optimizer.active = where.active
-        for step in range(where.step, self.steps):
-            index = order[:, step * config.batch : (step + 1) * config.batch]
-            x, y = self.x[index], self.y[index]
-            self.optimizer.zero_grad()
-            output = self.network(x)
-            loss = population_loss(cross_entropy, output, y)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            self._right += (output.detach().argmax(dim=2) == y).sum(dim=1)
-            self._loss += cross_entropy(output.detach().flatten(0, 1), y.flatten(), reduction="none").view_as(y).sum(dim=1)
-            where.step = step + 1
-            advance(1, "")
+        fused = self._fused()
+        while where.step < self.steps:
+            stop = where.step + 1 if fused is None else min(self.steps, where.step + self._pace)
+            if fused is None:
+                self._plain_step(order)
+            else:
+                self._fused_steps(fused, order, stop, rate)
+            advance(stop - where.step, "")
+            where.step = stop
             if not self.physical and time.monotonic() - self._saved_at > config.checkpoint_s:
                 self.save()
+
+    def _plain_step(self, order: Tensor) -> None:
+        """One step by autograd on the verbs: what every other path is measured against."""
+        begin = self.position.step * self.config.batch
+        index = order[:, begin : begin + self.config.batch]
+        x, y = self.x[index], self.y[index]
+        self.optimizer.zero_grad()
+        output = self.network(x)
+        loss, right, gradient = softmax_loss(output, y)
+        output.backward(gradient)
+        self.optimizer.step()
+        self._loss += loss
+        self._right += right
+
+    def _fused_steps(self, fused: FusedNetwork, order: Tensor, stop: int, rate: float) -> None:
+        """Steps up to ``stop`` in compiled code."""
+        where, began = self.position, time.monotonic()
+        sums = Sums(self._loss, self._right)
+        fused.train(Samples(self.x, self.y, order), sums, self.config.batch, where.step, stop, rate, where.active)
+        took = max(time.monotonic() - began, 1e-6)
+        self._pace = max(1, min(2 * self._pace, int((stop - where.step) * min(BLOCK_S, self.config.checkpoint_s) / took)))
 
     def _close_epoch(self) -> None:
         where, curves, samples = self.position, self.curves, len(self.x)
@@ -120,18 +151,19 @@ class TrainingLoop:
         learning = where.waited < patience
         where.active = learning if where.active is None else where.active & learning
 
-    def batches(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Samples of a part, the same for every array, in chunks that bound the memory."""
+    def decisions(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """(decision int64 [array sample], target int64 [sample]) of a part, in chunks as long for any population."""
         x, y = self.data.part(part)
-        chunk = max(1, 2**22 // (self.bench.arrays * x.shape[1]))
-        for start in range(0, len(x), chunk):
-            stop = start + chunk
-            yield x[start:stop].expand(self.bench.arrays, -1, -1), y[start:stop]
+        fused = self._fused()
+        for start in range(0, len(x), CHUNK):
+            some = x[start : start + CHUNK]
+            logits = self.network(some) if fused is None else fused.logits(some)
+            yield logits.argmax(dim=2), y[start : start + CHUNK]
 
     @torch.no_grad()
     def accuracy(self, part: str) -> Tensor:
         """Fraction right, float32 [array]."""
-        right = sum((self.network(x).argmax(dim=2) == y).sum(dim=1) for x, y in self.batches(part))
+        right = sum((decision == y).sum(dim=1) for decision, y in self.decisions(part))
         return torch.as_tensor(right).float() / len(self.data.part(part)[1])
 
     @torch.no_grad()
@@ -139,8 +171,7 @@ class TrainingLoop:
         """Test decisions, int64 [array class class]: true class by decision."""
         size = len(self.data.classes)
         table = torch.zeros(self.bench.arrays, size * size, dtype=torch.int64)
-        for x, y in self.batches("test"):
-            decision = self.network(x).argmax(dim=2)
+        for decision, y in self.decisions("test"):
             table.scatter_add_(1, y * size + decision, torch.ones_like(decision))
         return table.view(self.bench.arrays, size, size)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from hil.activations import Activation
 from hil.backend import (
     ArrayInfo,
     Direction,
@@ -31,8 +32,10 @@ from hil.backend import (
 )
 from hil.encoding import PulseTrain, Stream, gauss, word
 from hil.errors import ShapeError, UsageError
+from hil.fused import FusedLayer, FusedNetwork
 from hil.matvec import matvec
 from simulated_backend.devices import Params, draw_cells, per_array, scaled, shift
+from simulated_backend.fused.network import fuse
 from simulated_backend.kernels import cpu, reference
 from simulated_backend.settings import EmulatorSettings
 
@@ -87,9 +90,9 @@ class EmulatedArray:
             self._cells.pulses_down = torch.zeros_like(self._cells.pulses_up)
         self._reference = torch.zeros_like(self._cells.state)
         self._shapes: dict[PulseShape, reference.Cells] = {}
-        self._noise = {kind: Stream(seed, ids, name, kind, device) for kind in ("pulse", "mvm", "read")}
-        self._clock_s = torch.zeros(arrays, dtype=torch.float64, device=device)
-        self._relaxed_s = torch.zeros_like(self._clock_s)
+        self.noise = {kind: Stream(seed, ids, name, kind, device) for kind in ("pulse", "mvm", "read")}
+        self.clock_s = torch.zeros(arrays, dtype=torch.float64, device=device)
+        self._relaxed_s = torch.zeros_like(self.clock_s)
         self._rest: Tensor | None = None
         if s.clock.relax_s is not None:
             cell = torch.arange(rows * cols, dtype=torch.int32, device=device)
@@ -136,7 +139,7 @@ class EmulatedArray:
         g = self.settings.g_mid_siemens + (self._cells.state + self._reference) * self.settings.siemens_per_weight
         noise = self.settings.periphery.read_noise_siemens
         if noise > 0:
-            key = self._noise["read"].keys(1, active)
+            key = self.noise["read"].keys(1, active)
             g = g + noise / math.sqrt(averages) * gauss(word(key, self._cell, 0)).view_as(g)
         return g
 
@@ -150,7 +153,7 @@ class EmulatedArray:
         if p.dac_bits:
             half = max(1, 2 ** (p.dac_bits - 1) - 1)
             x = (x * half).round() / half
-        key = self._noise["mvm"].keys(samples, active) if p.in_noise > 0 or p.out_noise > 0 else None
+        key = self.noise["mvm"].keys(samples, active) if p.in_noise > 0 or p.out_noise > 0 else None
         if key is not None and p.in_noise > 0:
             line = torch.arange(volts.shape[2], dtype=torch.int32, device=x.device)
             x = x + p.in_noise * gauss(word(key[:, :, None], line, 1)) * (x != 0)
@@ -174,20 +177,20 @@ class EmulatedArray:
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
         check_counts(counts, self._info)
-        cells = self._with_shape(shape)
+        cells = self.cells(shape)
         size = counts.abs()
-        key = self._noise["pulse"].keys(1, (size > 0).flatten(1).any(dim=1))
+        key = self.noise["pulse"].keys(1, (size > 0).flatten(1).any(dim=1))
         self._kernel.apply(cells, counts, key[:, 0])
-        self._spend(size.amax(dim=2).sum(dim=1).double() * self._period(shape))
+        self._spend(size.amax(dim=2).sum(dim=1).double() * self.period_s(shape))
 
     def trace(self, polarity: Tensor, mask: Tensor, shape: PulseShape, every: int = 1) -> Tensor:
         check_mask(mask, self._info)
         check_polarity(polarity, every)
-        cells = self._with_shape(shape)
+        cells = self.cells(shape)
         active = mask.flatten(1).any(dim=1)
-        key = self._noise["pulse"].keys(len(polarity), active)
+        key = self.noise["pulse"].keys(len(polarity), active)
         rows = mask.any(dim=2).sum(dim=1).double()
-        period, read_s = self._period(shape), self.settings.clock.read_s
+        period, read_s = self.period_s(shape), self.settings.clock.read_s
         if self._rest is None:
             out = torch.empty((*mask.shape, len(polarity) // every))
             self._kernel.trace(cells, polarity, mask, key, every, out)
@@ -227,17 +230,17 @@ class EmulatedArray:
         states += self.settings.g_mid_siemens
         noise = self.settings.periphery.read_noise_siemens
         if noise > 0:
-            key = self._noise["read"].keys(states.shape[-1], active)
+            key = self.noise["read"].keys(states.shape[-1], active)
             for number in range(states.shape[-1]):
                 states[..., number] += noise * gauss(word(key[:, number, None], self._cell, 0)).view(states.shape[:-1])
 
     def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
         check_trains(rows, cols, self._info)
         check_active(active, self._info)
-        cells = self._with_shape(shape)
-        key = self._noise["pulse"].keys(rows.samples, active)
+        cells = self.cells(shape)
+        key = self.noise["pulse"].keys(rows.samples, active)
         self._kernel.update(cells, rows, cols, key, active)
-        self._spend(rows.slots.sum(dim=1).double() * self._period(shape), active)
+        self._spend(rows.slots.sum(dim=1).double() * self.period_s(shape), active)
 
     def set_reference(self, g_siemens: Tensor) -> None:
         """Put the analog reference of every cell at ``g_siemens`` [array row col]; NaN leaves it as it is."""
@@ -258,14 +261,14 @@ class EmulatedArray:
         """Let ``seconds`` of virtual time pass."""
         if not seconds >= 0:
             raise UsageError(f"idle: {seconds} s is not a duration")
-        self._clock_s += seconds
+        self.clock_s += seconds
         self._relax()
 
     def safe(self) -> bool:
         return True
 
     def status(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"time_s": self._clock_s.clone(), "interlock": "closed"}
+        out: dict[str, Any] = {"time_s": self.clock_s.clone(), "interlock": "closed"}
         if self._cells.pulses_up is not None and self._cells.pulses_down is not None:
             out |= {"pulses_up": self._cells.pulses_up.clone(), "pulses_down": self._cells.pulses_down.clone()}
         return out
@@ -281,39 +284,41 @@ class EmulatedArray:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that changes while running."""
-        named = {
-            "state": self._cells.state,
-            "reference": self._reference,
-            "clock_s": self._clock_s,
-            "relaxed_s": self._relaxed_s,
-        }
-        named |= {f"counter_{kind}": stream.counter for kind, stream in self._noise.items()}
-        for field in ("hidden", "pulses_up", "pulses_down"):
-            if (value := getattr(self._cells, field)) is not None:
-                named[field] = value
-        named |= {f"param_{name}": value for name, value in self._cells.params.items()}
-        return {name: value.clone() for name, value in named.items()}
+        return {name: value.clone() for name, value in self._changing().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state_dict`` gave."""
-        current = {
-            "state": self._cells.state,
-            "reference": self._reference,
-            "clock_s": self._clock_s,
-            "relaxed_s": self._relaxed_s,
-        }
-        current |= {f"counter_{kind}": stream.counter for kind, stream in self._noise.items()}
-        for field in ("hidden", "pulses_up", "pulses_down"):
-            if (value := getattr(self._cells, field)) is not None:
-                current[field] = value
-        current |= {f"param_{name}": value for name, value in self._cells.params.items()}
+        current = self._changing()
         if current.keys() != state.keys() or any(current[k].shape != state[k].shape for k in current):
             raise ShapeError(f"{self._name}: the saved state is of another kind of array: open the bench it was saved with")
         for name, value in current.items():
             value.copy_(state[name])
         self._shapes.clear()
 
-    def _with_shape(self, shape: PulseShape) -> reference.Cells:
+    def _changing(self) -> dict[str, Tensor]:
+        named = {
+            "state": self._cells.state,
+            "reference": self._reference,
+            "clock_s": self.clock_s,
+            "relaxed_s": self._relaxed_s,
+        }
+        named |= {f"counter_{kind}": stream.counter for kind, stream in self.noise.items()}
+        for field in ("hidden", "pulses_up", "pulses_down"):
+            if (value := getattr(self._cells, field)) is not None:
+                named[field] = value
+        return named | {f"param_{name}": value for name, value in self._cells.params.items()}
+
+    def fuse(self, layers: Sequence[FusedLayer], activation: Activation) -> FusedNetwork | None:
+        """See ``hil.fused.HasFusedNetwork``."""
+        return fuse(layers, activation)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled loops may stand for the verbs: CPU, the CPU's kernel, no drift and no read disturb."""
+        still = self._rest is None and self.settings.clock.disturb_per_vs == 0
+        return still and self._kernel is cpu and self._cells.state.device.type == "cpu"
+
+    def cells(self, shape: PulseShape) -> reference.Cells:
         """The cells under this pulse shape; the nominal shape shares the stored parameters."""
         self._relax()
         cells = self._shapes.get(shape)
@@ -335,26 +340,27 @@ class EmulatedArray:
         device = self._cells.state.device
         return scaled(self._cells.params, up.float().to(device), down.float().to(device), law.bend, self._reference)
 
-    def _period(self, shape: PulseShape) -> Tensor | float:
+    def period_s(self, shape: PulseShape) -> Tensor | float:
+        """Time of one slot under this pulse shape, second; one value, or float64 [array]."""
         gap = self.settings.clock.gap_s
         if isinstance(shape.width_s, tuple):
-            return torch.tensor(shape.width_s, dtype=torch.float64, device=self._clock_s.device) + gap
+            return torch.tensor(shape.width_s, dtype=torch.float64, device=self.clock_s.device) + gap
         return shape.width_s + gap
 
     def _spend(self, seconds: Tensor | float, active: Tensor | None = None) -> None:
-        self._clock_s += seconds if active is None else seconds * active
+        self.clock_s += seconds if active is None else seconds * active.double()
 
     def _relax(self) -> None:
         if self._rest is None or self.settings.clock.relax_s is None:
             return
-        gone = -torch.expm1((self._relaxed_s - self._clock_s) / self.settings.clock.relax_s).float()[:, None, None]
+        gone = -torch.expm1((self._relaxed_s - self.clock_s) / self.settings.clock.relax_s).float()[:, None, None]
         # Dead, stuck and shorted cells, whose bounds coincide, stay where they are.
         gone = gone * (self._cells.params["high"] > self._cells.params["low"])
         rest = self._rest - self._reference
         for state in (self._cells.state, self._cells.hidden):
             if state is not None:
                 state += (rest - state) * gone
-        self._relaxed_s.copy_(self._clock_s)
+        self._relaxed_s.copy_(self.clock_s)
 
     def _disturb(self, volts: Tensor, direction: Direction) -> None:
         """Each cell moves towards a bound by disturb_per_vs times the volt-seconds it saw."""

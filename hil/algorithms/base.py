@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from hil.fused import FusedLayer
 from hil.tile import Tile
 
 __all__ = ["Algorithm"]
@@ -34,6 +35,10 @@ class Algorithm(Protocol):
         x [array sample*calls in], d [array sample*calls out]: the pairs of one sample follow each other, oldest first;
         factor scales the learning rate; arrays where ``active`` [array] is false learn nothing.
         """
+        ...
+
+    def fused(self) -> FusedLayer | None:
+        """What a compiled network must know of this layer; None where it cannot be part of one."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

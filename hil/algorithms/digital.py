@@ -41,6 +41,9 @@ class DigitalSGD:
         rate = self._lr * factor if active is None else self._lr * factor * active
         self._g -= rate[:, None, None] * torch.bmm(x.transpose(1, 2), d)
 
+    def fused(self) -> None:
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         return {"weight": self._g.clone()}
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from hil.encoding import UpdateSettings
+from hil.fused import FusedLayer
 from hil.tile import Tile
 
 __all__ = ["AnalogSGD"]
@@ -32,6 +33,10 @@ class AnalogSGD:
 
     def step(self, x: Tensor, d: Tensor, calls: int, factor: float, active: Tensor | None) -> None:
         self._c.update(x, -d, self._lr * factor, self._settings, active)
+
+    def fused(self) -> FusedLayer | None:
+        c = self._c.fused(self._lr, self._settings)
+        return None if c is None else FusedLayer(c)
 
     def state_dict(self) -> dict[str, Any]:
         return {"c": self._c.state_dict()}

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hil.encoding import UpdateSettings
 from hil.errors import UsageError
+from hil.fused import FusedLayer, FusedTransfers
 from hil.tile import Tile
 
 __all__ = ["TikiTaka", "TikiTakaRates"]
@@ -98,14 +99,24 @@ class TikiTaka:
         inputs = rates.transfer == "inputs"
         for number in range(int(rates.n_reads.max())):
             who = due & (number < rates.n_reads)
-            line = self._next
+            line = self._next.clone()
             value = self._a.read_line(line, "forward" if inputs else "backward", who)[:, None]
             one_hot = torch.zeros(len(due), 1, self._lines)
             one_hot.scatter_(2, line[:, None, None], 1.0)
             x, d = (one_hot, value) if inputs else (value, one_hot)
             # Before the pulses go out: on a board the state that is recorded with them is where to go on after them.
-            self._next = torch.where(who, (line + 1) % self._lines, line)
+            self._next.copy_(torch.where(who, (line + 1) % self._lines, line))
             self._c.update(x, d, rates.lr_c * factor, rates.transfer_update, who)
+
+    def fused(self) -> FusedLayer | None:
+        rates = self._rates
+        a, c = self._a.fused(rates.lr_a, rates.update), self._c.fused(rates.lr_c, rates.transfer_update)
+        if a is None or c is None:
+            return None
+        transfers = FusedTransfers(
+            rates.n_s, rates.n_reads, rates.gamma, self._samples, self._next, rates.transfer == "inputs"
+        )
+        return FusedLayer(c, a, transfers)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -116,4 +127,5 @@ class TikiTaka:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._a.load_state_dict(state["a"])
         self._c.load_state_dict(state["c"])
-        self._samples, self._next = state["samples"].clone(), state["next"].clone()
+        self._samples.copy_(state["samples"])
+        self._next.copy_(state["next"])

@@ -28,6 +28,13 @@ def test_unknown_device_key(bench: Path, complain: Any) -> None:
     assert "slop" in line
 
 
+@pytest.mark.parametrize(("text", "what"), [("{", "is no JSON ("), ("[1]", "is no JSON object")])
+def test_settings_of_a_twin_that_are_no_object(complain: Any, text: str, what: str) -> None:
+    code, line = complain("twin", "board", "--settings", text)
+    assert code == 2
+    assert f"--settings: '{text}' {what}" in line
+
+
 def test_unknown_option_of_a_procedure(bench: Path, complain: Any) -> None:
     code, line = complain("train", str(bench), "-s", "train.epoch=3")
     assert code == 2

@@ -1,0 +1,1 @@
+"""Whole training steps of emulated networks in compiled code, one replica after another."""
