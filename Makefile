@@ -6,13 +6,15 @@ STAMP := .venv/installed
 # One thread for each test worker: two workers with a thread pool each only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test check clean
+EXTRAS ?= all,dev
+
+.PHONY: install demo test check bench clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
 
 demo: install
@@ -26,6 +28,11 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/guard.py
+	$(BIN)/python benchmarks/mvm.py --short
+	$(BIN)/python benchmarks/population.py --short
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .numba_cache

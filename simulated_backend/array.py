@@ -7,6 +7,7 @@ Conductance G = g_mid + (state + reference) siemens_per_weight, with state and r
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -192,7 +193,7 @@ class EmulatedArray:
         rows = mask.any(dim=2).sum(dim=1).double()
         period, read_s = self.period_s(shape), self.settings.clock.read_s
         if self._rest is None:
-            out = torch.empty((*mask.shape, len(polarity) // every))
+            out = torch.empty((*mask.shape, len(polarity) // every), device=mask.device)
             self._kernel.trace(cells, polarity, mask, key, every, out)
             self._spend(rows * (period * len(polarity) + read_s * out.shape[-1]))
         else:
@@ -378,11 +379,21 @@ def _levels(bits: int) -> int:
     return (0, 2)[bits] if bits < 2 else (1 << bits) - 1
 
 
+def _triton() -> ModuleType | None:
+    """The Triton kernel, where the extra is installed; imported late, since that takes a second."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("simulated_backend.kernels.cuda")
+
+
 def _choose_kernel(name: str, model: str, device: torch.device) -> ModuleType:
     """The kernel asked for, or the fastest that covers the model on this device."""
     if name == "auto":
-        return cpu if device.type == "cpu" and model in cpu.COVERS else reference
-    kernel = KERNELS[name]
+        fast = cpu if device.type == "cpu" else _triton()
+        return fast if fast is not None and model in fast.COVERS else reference
+    kernel = _triton() if name == "cuda" else KERNELS[name]
+    if kernel is None:
+        raise UsageError('kernel "cuda" needs Triton: pip install "crosspoint-hil[cuda]"')
     if model not in kernel.COVERS:
         raise UsageError(f'kernel {name!r} does not know the model {model!r}: use kernel = "auto"')
     return kernel

@@ -95,7 +95,7 @@ class EmulatorSettings(BaseModel):
     periphery: PeripherySettings = PeripherySettings()
     law: LawSettings = LawSettings()
     clock: ClockSettings = ClockSettings()
-    kernel: Literal["auto", "cpu", "reference"] = "auto"
+    kernel: Literal["auto", "cpu", "cuda", "reference"] = "auto"
     """Update kernel; ``auto`` takes the fastest that covers the device model."""
     count_pulses: bool = True
     """Whether pulses are counted per cell and polarity (8 bytes a cell)."""
