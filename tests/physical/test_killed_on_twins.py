@@ -22,10 +22,12 @@ from hil.run_reader import RunReader
 from simulated_backend.twins.control import Control
 
 TRAIN = {
-    "classes": "[3,8]", "pool": "4", "hidden": "[]", "limit": "16", "epochs": "1", "lr_a": "0.1", "lr_c": "0.2",
+    "classes": "[3,8]", "pool": "4", "hidden": "[]", "limit": "16", "lr_a": "0.1", "lr_c": "0.2",
     "reference_a": "nominal", "reference_c": "nominal",
 }  # fmt: skip
 """4 inputs, 2 outputs: an operation is a few cells, and the run is soon over."""
+EPOCHS = {"twin-board": 40, "twin-two-boards": 40, "twin-arc-one": 2, "twin-arc-two": 2}
+"""Long enough not to be over when the fifth update has been seen."""
 DEADLINE_S = 60.0
 
 
@@ -56,6 +58,7 @@ class Played:
             link = twin.links["main"]
             settings |= {"id": urlsplit(link).port} if board.backend == "arc-two" else {"link": link}
             self.changes += ["-s", f"boards.{name}.settings={toml(settings)}"]
+        self.changes += ["-s", f"train.epochs={EPOCHS[bench]}"]
         self.changes += [word for name, value in TRAIN.items() for word in ("-s", f"train.{name}={value}")]
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -101,7 +104,7 @@ def test_killed_during_updates(play: Callable[[str], Played], bench: str) -> Non
     until(lambda: lab.updates() >= 5, process)
     for control in lab.controls.values():
         # What was sent last is now on the way, and is executed, or not, when nobody waits for it any more.
-        control.order(freeze=0.3)
+        control.order(freeze=1.0)
     before = lab.updates()
     until(lambda: lab.updates() > before or process.poll() is not None or stuck(lab), process)
     process.send_signal(signal.SIGKILL)
