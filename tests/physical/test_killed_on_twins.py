@@ -145,6 +145,60 @@ def test_killed_during_updates(play: Callable[[str], Played], bench: str) -> Non
         assert bool((counted <= done + uncertain).all()), f"{name}: pulses were sent twice"
 
 
+@pytest.mark.slow
+def test_killed_during_a_wafer(tmp_path: Path) -> None:
+    """At the second die of two: the rack is made safe, the die is taken up again, the first one is not touched any more."""
+    twin = StartedTwin(TwinStart(name="probe-station", settings={"name": "main", "wafer": {"columns": 2, "rows": 1}}))
+    runs = tmp_path / "runs"
+    short = {"cycles": 2, "branch_pulses": 200, "branch_reads": 20, "alternating_pulses": 40, "idle_reads": 4}
+    changes = [f"station.settings={toml({'links': twin.links})}", *(f"wafer.characterize.{k}={v}" for k, v in short.items())]
+    command = [sys.executable, "-m", "hil", "wafer", "--runs", str(runs)]
+
+    def sites() -> int:
+        """Dies that are finished, once the one after them has been pulsed."""
+        try:
+            with RunReader.open(next(runs.glob("*/run.sqlite")).parent) as run:
+                done = len(list(run.events("site")))
+                return done if any(operation.status == "pending" for operation in run.operations()) else 0
+        except (StopIteration, HilError):
+            return 0
+
+    with ExitStack() as closing:
+        closing.callback(twin.close)
+        control = closing.enter_context(Control(twin.control))
+        words = [word for change in changes for word in ("-s", change)]
+        killed = subprocess.Popen(
+            [*command, "twin-probe-station", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        until(lambda: sites() == 1, killed)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        assert killed.returncode == -signal.SIGKILL
+        before = control.truth()
+        (folder,) = (path.parent for path in runs.glob("*/run.sqlite"))
+        done = subprocess.run([*command, "--resume", str(folder)], capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        after = control.truth()
+    with RunReader.open(folder) as run:
+        assert run.status == "done"
+        assert run.pending() == []
+        assert len(list(run.events("site"))) == 2
+        operations = list(run.operations())
+    assert sum(operation.status == "reread" for operation in operations) >= 1
+    for die in ("0,0,0", "1,0,0"):
+        counted = np.array([after["dies"][die]["pulses_up"], after["dies"][die]["pulses_down"]])
+        column = int(die[0])
+        mine = [operation for operation in operations if operation.board == f"main@die+{column}+0.site0"]
+        sure, uncertain = (np.zeros_like(counted) for _ in range(2))
+        for operation in mine:
+            into = sure if operation.status == "done" else uncertain
+            into += operation.cells[:, 0]
+        assert sure.sum() > 0
+        assert bool((sure <= counted).all()), f"{die}: pulses were lost"
+        assert bool((counted <= sure + uncertain).all()), f"{die}: pulses were sent twice"
+    assert after["dies"]["0,0,0"] == before["dies"]["0,0,0"]
+
+
 def stuck(lab: Played) -> bool:
     """Whether an update is on record of which nobody knows yet that it is done."""
     run = lab.record()
