@@ -260,6 +260,10 @@ class PulseTrain:
                 _words(self.key), _words(self.line), out.numpy().view(np.uint32),
             )  # fmt: skip
             return out
+        if self.packed is not None:
+            # Slots are at most 31: the shift stays within int32.
+            inside = (torch.ones_like(self.slots) << self.slots) - 1
+            return self.packed & inside[..., None] & -(self.sign != 0).to(torch.int32)
         slot = torch.arange(MAX_SLOTS, dtype=torch.int32, device=self.sign.device)
         return (self.fired().to(torch.int32) << slot).sum(dim=-1, dtype=torch.int32)
 

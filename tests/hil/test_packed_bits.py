@@ -20,3 +20,13 @@ def test_packed_bits_are_the_slots_that_fire(seed: int) -> None:
     for train in (whole, whole.at(1, 3).lines(slice(2, 8)), whole.lines(slice(1, 9, 2)).placed(12, 5)):
         defined = (train.fired().to(torch.int32) << torch.arange(MAX_SLOTS)).sum(dim=-1, dtype=torch.int32)
         assert torch.equal(train.bits(), defined)
+
+
+def test_given_bits_count_within_their_slots_on_lines_with_a_sign() -> None:
+    g = torch.Generator().manual_seed(1)
+    bits = torch.randint(-(2**31), 2**31 - 1, (2, 3, 7), generator=g).to(torch.int32)
+    sign = torch.randint(-1, 2, (2, 3, 7), generator=g).to(torch.int8)
+    slots = torch.tensor([[0, 1, 5], [17, 30, 31]], dtype=torch.int32)
+    train = PulseTrain.given(bits, sign, slots)
+    defined = (train.fired().to(torch.int32) << torch.arange(MAX_SLOTS)).sum(dim=-1, dtype=torch.int32)
+    assert torch.equal(train.bits(), defined)
