@@ -68,7 +68,7 @@ def scatter(exploration: Exploration, names: Sequence[str] | None = None) -> Sca
     if not bool((columns > 0).all()):
         bad = next(name for name, column in zip(axes, columns.T, strict=True) if not bool((column > 0).all()))
         raise DataError(f"{exploration.network}: {bad} is not above 0 everywhere: a log axis needs that")
-    keys: FloatArray = np.round(np.log10(columns), 9)
+    keys = np.round(np.log10(columns), 9).astype(np.float64)
     points, index = np.unique(keys, axis=0, return_inverse=True)
     index = index.ravel()
     value, error = _means(done.validation, index, len(points), done.validation_size)
