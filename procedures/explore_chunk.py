@@ -34,17 +34,18 @@ __all__ = ["BOUND_WEIGHT", "asymmetric_bench", "train_chunk"]
 BOUND_WEIGHT = 0.6
 """b_w of the asymmetry axis, weight."""
 _NAMES: dict[str, AlgorithmName] = {"tiki_taka": "tiki-taka", "sgd": "sgd", "digital": "digital"}
+_SPREADS = ("dw_min_dtod", "w_max_dtod", "w_min_dtod", "sp_dtod")
 _CHUNK = 32
 """Samples of one batch while accuracy is measured."""
 Advance = Callable[[int, str], None]
 
 
-def asymmetric_bench(config: BenchConfig, points: Exploration) -> BenchConfig:
+def asymmetric_bench(config: BenchConfig, points: Exploration, alike: bool = False) -> BenchConfig:
     """The emulated bench with devices of every point's own asymmetry, one array a point; A and C on boards of their own.
 
     alpha <= 1: linear steps with relative slope alpha and bounds +- b_w; above, soft bounds at +- b_w / alpha. Their
     symmetry points have the mean ``sp`` and a standard deviation of a hundredth of b_w, in weight, whatever alpha is.
-    Everything else is as the bench file has it.
+    Everything else is as the bench file has it. alike: cells do not differ from each other.
     """
     boards, roles = {}, {}
     for role in ("a", "c"):
@@ -59,6 +60,7 @@ def asymmetric_bench(config: BenchConfig, points: Exploration) -> BenchConfig:
                 "w_max": _each(bound), "w_min": _each(-bound), "slope_up": _each(slope), "slope_down": _each(slope),
                 "dw_min": _each(2 * BOUND_WEIGHT / points.axes["states"]), "c2c": _each(points.axes["c2c"]),
             }  # fmt: skip
+            device |= dict.fromkeys(_SPREADS, 0.0) if alike else {}
         boards[role] = board.model_copy(update={"settings": {**board.settings, "device": device}})
         roles[role] = wiring.model_copy(update={"board": role})
     states = config.nominal.states

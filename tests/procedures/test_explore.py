@@ -105,7 +105,8 @@ def test_the_aggregated_zero_shift_finds_the_symmetry_points(tmp_path: Path) -> 
     from procedures.explore_chunk import _rates, _symmetry_points
 
     config = ExploreConfig(
-        algorithms=("tiki_taka",), alpha_a=(1.0, 0.01), alpha_c=(1.0,), lr_a=(0.01,), lr_c=(0.1,), seeds=1, sp=(0.05,), pairs=1000
+        algorithms=("tiki_taka",), alpha_a=(1.0, 0.01), alpha_c=(1.0,), lr_a=(0.01,), lr_c=(0.1,), seeds=1, sp=(0.05,),
+        pairs=1000,
     )  # fmt: skip
     points = design(config, "a network", (1, 1))
     with open_bench(asymmetric_bench(load_bench("emulated"), points), tmp_path) as bench:
