@@ -3,7 +3,7 @@
     python benchmarks/idle.py [--bit-per-s 2e6] [--time-scale 1] [--samples 200]
 
 Runs characterize on a block of cells and train (Tiki-Taka, batch 1) on the shipped ``twin-board``, whose twin is slowed
-to the link and the device time asked for. Prints one JSON line for each: wall, wire and device time, what is left
+to the link and the device time asked for, and train once more on a board of 128 x 128. Prints one JSON line for each: wall, wire and device time, what is left
 of the wall time (idle), how much of that the twin itself was late, the harness's CPU time per operation.
 """
 
@@ -31,6 +31,11 @@ CHARACTERIZE = {"cycles": 2, "branch_reads": 40}
 TRAIN = {
     "classes": [3, 8], "pool": 2, "hidden": [12], "epochs": 1, "reference_a": "nominal", "reference_c": "nominal",
 }  # fmt: skip
+
+WHOLE = {**TRAIN, "classes": None, "pool": 1, "hidden": [32]}
+"""All digits on 64-32-10, for which a board of 32 x 32 is too small."""
+_TWIN = "boards.main.settings.twin.settings"
+LARGE = [f"{_TWIN}.array.rows=128", f"{_TWIN}.array.cols=128", f"{_TWIN}.max_body=131072"]
 
 
 def on_a_twin(config: BenchConfig, board: str, **changes: Any) -> tuple[BenchConfig, StartedTwin]:
@@ -97,13 +102,14 @@ def main() -> None:
     parser.add_argument("--bit-per-s", type=float, default=2e6)
     parser.add_argument("--time-scale", type=float, default=1.0)
     parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--rows", type=int, default=8, help="rows of cells that characterize measures")
+    parser.add_argument("--rows", type=int, default=2, help="rows of 32 cells that characterize measures (2; 1 min a row)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     link = {"link": "tcp", "bit_per_s": args.bit_per_s, "time_scale": args.time_scale}
     excluded = f"boards.main.limits.excluded_rows={list(range(args.rows, 32))}"
     print(json.dumps(measure("characterize", CHARACTERIZE, link, [excluded])), flush=True)
     print(json.dumps(measure("train", {**TRAIN, "limit": args.samples}, link, [])), flush=True)
+    print(json.dumps(measure("train", {**WHOLE, "limit": args.samples}, link, LARGE)), flush=True)
 
 
 if __name__ == "__main__":

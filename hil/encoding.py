@@ -233,6 +233,10 @@ class PulseTrain:
             packed=None if self.packed is None else torch.nn.functional.pad(self.packed, pad),
         )
 
+    def drawn(self) -> PulseTrain:
+        """The same train with its bits drawn once and for all: for whoever needs them more than once."""
+        return self if self.packed is not None else replace(self, kind="given", packed=self.bits())
+
     def fired(self) -> Tensor:
         """bool [array sample line slot], slot axis MAX_SLOTS long: where the lines pulse."""
         slot = torch.arange(MAX_SLOTS, dtype=torch.int32, device=self.sign.device)

@@ -212,7 +212,7 @@ class Ledger:
         cells: pulses per cell, integers >= 0 [2 array row col]: up, down; passes: array-wide pulse passes.
         """
         text, packed = to_json(shape), pack_cells(cells)
-        sha = hashlib.sha256(f"{board}/{verb}/{text}/{cells.shape}/".encode() + cells.astype("<i8").tobytes()).hexdigest()
+        sha = hashlib.sha256(f"{board}/{verb}/{text}/".encode() + packed).hexdigest()
         now = self._now()
         digital = self._digital() if callable(self._digital) else self._digital
         row = (board, verb, text, int(cells.sum()), passes, packed, sha, *now)

@@ -7,6 +7,7 @@ with LimitError; nothing is ever clipped. ``hil.guard`` puts these checks in fro
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -134,7 +135,7 @@ def check_volts(volts: Tensor, info: ArrayInfo, limits: Limits | None, board: st
     bounds = [info.read_v.low, info.read_v.high]
     if limits is not None:
         bounds += [-limits.read_v_max, limits.read_v_max]
-    low, high = max(bounds[0::2]), min(bounds[1::2])
+    low, high = _rounded(max(bounds[0::2]), volts.dtype), _rounded(min(bounds[1::2]), volts.dtype)
     # The usual case costs two numbers; what lies outside, or is none, is looked at closely.
     if volts.numel() == 0 or (low <= 0 <= high and float(volts.min()) >= low and float(volts.max()) <= high):
         return
@@ -142,10 +143,15 @@ def check_volts(volts: Tensor, info: ArrayInfo, limits: Limits | None, board: st
     if driven.numel() == 0:
         return
     # The lowest and the highest decide for all; a NaN makes both NaN.
-    for extreme in (driven.min(), driven.max()):
-        # 0.2 as float32 is above 0.2: a voltage that is a bound, rounded to the tensor's type, is that bound.
-        rounded = (bound for bound in bounds if extreme == torch.tensor(bound, dtype=volts.dtype))
-        check_read_v(next(rounded, float(extreme)), info, limits, board)
+    for extreme in (float(driven.min()), float(driven.max())):
+        rounded = (bound for bound in bounds if extreme == _rounded(bound, volts.dtype))
+        check_read_v(next(rounded, extreme), info, limits, board)
+
+
+@cache
+def _rounded(bound: float, dtype: torch.dtype) -> float:
+    """A bound as a tensor holds it: 0.2 as float32 is above 0.2, and a voltage that is this is at the bound, not above."""
+    return float(torch.tensor(bound, dtype=dtype))
 
 
 def check_cells(pulses: Array, worn: Array, excluded: Array, limits: Limits, board: str) -> None:

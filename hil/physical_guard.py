@@ -104,6 +104,7 @@ class PhysicalGuard:
     def update(self, rows: PulseTrain, cols: PulseTrain, shape: PulseShape, active: Tensor | None = None) -> None:
         """As the backend's, checked and recorded; its coincidences are drawn here to be counted exactly."""
         check_trains(rows, cols, self.info)
+        rows, cols = rows.drawn(), cols.drawn()
         cells, passes = compile_update(rows, cols, active)
         self._post("update", shape, cells, passes, lambda: self.inner.update(rows, cols, shape, active))
 
