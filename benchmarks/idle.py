@@ -3,8 +3,9 @@
     python benchmarks/idle.py [--bit-per-s 2e6] [--time-scale 1] [--samples 200]
 
 Runs characterize on a block of cells and train (Tiki-Taka, batch 1) on the shipped ``twin-board``, whose twin is slowed
-to the link and the device time asked for, and train once more on a board of 128 x 128. Prints one JSON line for each: wall, wire and device time, what is left
-of the wall time (idle), how much of that the twin itself was late, the harness's CPU time per operation.
+to the link and the device time asked for, and train once more on a board of 128 x 128. Prints one JSON line for each:
+wall, wire and device time, what is left of the wall time (idle), how much of that the twin itself was late, the harness's
+CPU time per operation.
 """
 
 from __future__ import annotations

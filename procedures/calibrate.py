@@ -8,7 +8,7 @@ itself lies below the highest of the bootstrapped map. What is reported there is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from procedures.surface import Scatter, choose_sigma, field, scatter
 __all__ = ["CalibrateConfig", "Calibrated", "calibrate", "calibrate_exploration", "headline", "locate", "procedure"]
 
 _SENSITIVITY = (0.5, 1.0, 2.0)
+_WORLD = 1.5
+"""Width of the bootstrap's own filter, in those of the map's."""
 
 
 class CalibrateConfig(BaseModel):
@@ -90,13 +92,15 @@ def locate(
     if float(np.ptp(data.value)) == 0.0:
         raise DataError("calibrate: the map is flat: every point has the same accuracy; explore wider axes, or train longer")
     place = np.unravel_index(int(np.nanargmax(filtered)), filtered.shape)
-    rng = np.random.default_rng(seed)
-    below = []
+    # The map's own top is sharpened by its noise, and a bootstrap around it would take the argmax for better known than it
+    # is: the world of the bootstrap is the map under a wider filter, whose top is as broad as that of the surface behind it.
+    world = replace(surface, cells=tuple(_WORLD * width for width in surface.cells)).filtered(data.value)
+    top = np.unravel_index(int(np.nanargmax(world)), world.shape)
+    rng, below = np.random.default_rng(seed), []
     for _ in range(bootstraps):
         # The filter is linear, so that noise on the accuracies is filtered noise on the map.
-        noise = surface.filtered(data.error * rng.standard_normal(len(data.value)))
-        again = filtered + noise
-        below.append(float(np.nanmax(again) - again[place]))
+        again = world + surface.filtered(data.error * rng.standard_normal(len(data.value)))
+        below.append(float(np.nanmax(again) - again[top]))
     margin = float(np.quantile(below, confidence))
     region = np.nan_to_num(filtered, nan=-np.inf) >= float(filtered[place]) - margin
     return filtered, tuple(int(k) for k in place), region
