@@ -1,8 +1,9 @@
 """``hil explain``: the two mechanisms of Tiki-Taka on asymmetric devices, predicted and measured side by side.
 
-A: how long a gradient counts (``procedures.forgetting``). C: what share of a transfer is accepted (``procedures.transfers``).
-With an exploration also the ridge (``procedures.ridge``). On an elastic emulated bench the devices are made with the
-asymmetries of the options, and known; a board is measured as it is, on a small matrix, from its calibration.
+A: how long a gradient counts (``procedures.forgetting``). C: what share of a transfer is accepted
+(``procedures.transfers``). With an exploration also the ridge (``procedures.ridge``). On an elastic emulated bench the
+devices are made with the asymmetries of the options, and known; a board is measured as it is, on a small matrix, from its
+calibration.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class ExplainConfig(BaseModel):
     interval between two reads."""
     lines: int | None = Field(default=None, ge=1)
     """Lines that a transfer goes through in turn (N), for the same."""
+    training_samples: int | None = Field(default=None, ge=1)
+    """Samples of one explored training: with E|g| the report says where T_A outlasts it."""
     seed: int = 0
 
 
@@ -184,8 +187,13 @@ def made_cells(bench: Bench, alpha: float, states: float, role: str, size: tuple
 
 
 def _board(bench: Bench, config: ExplainConfig) -> tuple[list[Any], list[Any]]:
-    cells = {}
+    cells: dict[str, KnownCells] = {}
+    roles = bench.config.roles
     for role in ("a", "c"):
+        if role == "c" and roles.get("a", roles["c"]) == roles["c"]:
+            # The same devices under the same pulses: one matrix tells of both, and less is worn.
+            cells[role] = cells["a"]
+            continue
         place = bench.place(f"explain.{role}", role, *config.board_size)
         known = bench.calibrations.find(only_region(place).backend.info.serial, place.shape)
         if known is None:
@@ -213,7 +221,10 @@ def _record(ledger: Any, result: ExplainResult, config: ExplainConfig, made: boo
         ledger.result(f"{name}: pulses", asked.most_pulses, "1", "pulses of a cell for the acceptance, at most")
     if result.ridge is not None:
         arrays, plain = _split(result.ridge)
-        reason = {"mean_gradient": config.mean_gradient, "lines": config.lines}
+        settled = result.ridge.settled(config.mean_gradient, config.lines, config.training_samples)
+        inner, inner_se = result.ridge.slope_over(settled)
+        plain |= {"settled": settled.tolist(), "inner": _finite(inner), "inner_se": _finite(inner_se)}
+        reason = {name: getattr(config, name) for name in ("mean_gradient", "lines", "training_samples")}
         ledger.event("explained-ridge", {**plain, **reason, "departs": result.ridge.departs().tolist()}, arrays)
         ledger.result("ridge slope", result.ridge.slope, "1", f"{result.ridge.slope_se:.2g} standard error; predicted +1")
 

@@ -10,8 +10,12 @@ from hil.report.section import Figure, Section, Table
 from hil.report.style import COLOURS, DASHES, GREY, HALF, MARKERS, WIDE, colour
 from hil.report.values import number
 from hil.run_reader import RunReader
+from procedures.explore_chunk import BOUND_WEIGHT
 
 __all__ = ["explain_sections"]
+
+_LOUD = 0.05
+"""From that on the random walk of A, as a part of its reach, is mentioned beside the ridge."""
 
 
 def explain_sections(run: RunReader) -> list[Section]:
@@ -173,7 +177,8 @@ def _ridge(payload: Any, arrays: Any) -> Section:
     text = (
         f"From an exploration of {payload['network']}. The effective learning rate of Tiki-Taka is lr_C (b_A / g_A) / "
         "(E|g| N n_s): at a fixed optimum the best lr_C / n_s is proportional to alpha_A, until T_A falls below the "
-        f"interval between two reads of an element, or A's noise outgrows its signal. {said} {_why(payload)}"
+        f"interval between two reads of an element, or A's noise (a random walk of sqrt(α_A / states) of its reach) "
+        f"outgrows its signal. {said} {_span(payload, alpha)} {_why(payload)}"
     )
     figure = Figure("ridge", "Best rate of transfer against the asymmetry of A, with standard errors; dashed: the predicted "
                     "slope of +1; hollow: no top inside the tried rates.", lambda fig: _draw_ridge(fig, payload, arrays),
@@ -183,15 +188,31 @@ def _ridge(payload: Any, arrays: Any) -> Section:
     return Section("Ridge", text, (figure,), (table,))
 
 
+def _span(payload: Any, alpha: Any) -> str:
+    """What the design of the exploration allows to see."""
+    rates, asymmetries = np.log10(payload["highest"] / payload["lowest"]), np.log10(alpha.max() / alpha.min())
+    if rates >= asymmetries:
+        return ""
+    return (
+        f"The tried rates span {number(float(rates), 2)} decades, the asymmetries {number(float(asymmetries), 2)}: a slope "
+        "of +1 over all of them would leave the tried rates."
+    )
+
+
 def _why(payload: Any) -> str:
-    if payload["mean_gradient"] is None or payload["lines"] is None:
-        return "T_A cannot be set against the read interval: give explain.mean_gradient and explain.lines for that."
-    return "T_A is set against the read interval with the given E|g| and N."
+    known = "It holds where T_A is longer than that interval and shorter than the training: else A never settles."
+    if payload["mean_gradient"] is None:
+        return f"{known} With explain.mean_gradient (E|g|), lines and training_samples the table says where."
+    told = f"{known} T_A in the table follows from the given E|g| and the mean lr_A near the top."
+    count = len(payload["settled"])
+    if payload["inner"] is None:
+        return f"{told} {count} asymmetries lie between both limits: too few for a slope of their own."
+    inner = f"{number(payload['inner'], 3)} ± {number(payload['inner_se'], 2)}"
+    return f"{told} Over the {count} asymmetries between both limits the slope is {inner}."
 
 
 def _reasons(payload: Any, arrays: Any) -> list[str]:
     departs, said = set(payload["departs"]), []
-    known = payload["mean_gradient"] is not None and payload["lines"] is not None
     for k, alpha in enumerate(arrays["alpha_a"]):
         words = []
         if arrays["edge"][k]:
@@ -201,17 +222,17 @@ def _reasons(payload: Any, arrays: Any) -> list[str]:
         else:
             words.append("on the line")
         lr_a = arrays["lr_a"][k]
-        if known and np.isfinite(lr_a):
-            ratio = _BOUND / (alpha * lr_a * payload["mean_gradient"]) / (payload["lines"] * arrays["transfer_every"][k])
-            words.append(
-                f"T_A is {number(float(ratio), 2)} read intervals" + (": forgets between reads" if ratio < 1 else "")
-            )
+        if payload["mean_gradient"] is not None and np.isfinite(lr_a):
+            time = float(BOUND_WEIGHT / (alpha * lr_a * payload["mean_gradient"]))
+            words.append(f"T_A {number(time, 2)} samples")
+            if payload["lines"] is not None and time < payload["lines"] * arrays["transfer_every"][k]:
+                words.append("A forgets between reads")
+            if payload["training_samples"] is not None and time > payload["training_samples"]:
+                words.append("A never settles")
+        if np.isfinite(arrays["noise"][k]) and arrays["noise"][k] > _LOUD:
+            words.append(f"noise of A {number(float(arrays['noise'][k]), 2)} of its reach")
         said.append("; ".join(words))
     return said
-
-
-_BOUND = 0.6
-"""b_w of the asymmetry axis, weight."""
 
 
 def _draw_ridge(fig: Any, payload: Any, arrays: Any) -> None:

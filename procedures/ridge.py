@@ -13,6 +13,7 @@ import numpy as np
 
 from hil.errors import DataError
 from procedures.exploration import Exploration, FloatArray, IntArray
+from procedures.explore_chunk import BOUND_WEIGHT
 
 __all__ = ["Ridge", "find_ridge"]
 
@@ -48,6 +49,11 @@ class Ridge:
     lr_a: FloatArray
     """Geometric mean of lr_A near the top; NaN where the exploration has none."""
     transfer_every: FloatArray
+    noise: FloatArray
+    """Random walk of A under zero-mean gradients, of its reach: sqrt(alpha_A / states); NaN where states are not known."""
+    lowest: float
+    """Rates tried."""
+    highest: float
     slope: float
     """d log rate / d log alpha_A over the points that are no edge; NaN with fewer than 3."""
     slope_se: float
@@ -64,6 +70,29 @@ class Ridge:
         off = np.log10(self.rate) - np.log10(self.alpha_a) - self.anchor
         return np.flatnonzero((self.edge == 0) & (np.abs(off) > _FAR * self.error))
 
+    def settled(self, mean_gradient: float | None, lines: int | None, training_samples: int | None) -> IntArray:
+        """Indices with a top and a T_A between the interval of two reads and one training; empty where E|g| is None."""
+        if mean_gradient is None:
+            return np.array([], dtype=np.int64)
+        time = self.memory_samples(mean_gradient)
+        inside = (self.edge == 0) & np.isfinite(time)
+        if lines is not None:
+            inside &= time > lines * self.transfer_every
+        if training_samples is not None:
+            inside &= time < training_samples
+        return np.flatnonzero(inside)
+
+    def memory_samples(self, mean_gradient: float) -> FloatArray:
+        """T_A = b_w / (alpha_A lr_A E|g|) at each point."""
+        return np.asarray(BOUND_WEIGHT / (self.alpha_a * self.lr_a * mean_gradient))
+
+    def slope_over(self, chosen: IntArray) -> tuple[float, float]:
+        """(slope, standard error) over some of the points; NaN with fewer than 3."""
+        mask = np.zeros(len(self.alpha_a), dtype=bool)
+        mask[chosen] = True
+        slope, error, _ = _line(np.log10(self.alpha_a), np.log10(self.rate), self.error, mask)
+        return slope, error
+
 
 def find_ridge(exploration: Exploration, seed: int = 0) -> Ridge:
     """Top over the rate of transfer, at every alpha_A. DataError where the exploration cannot tell."""
@@ -78,8 +107,9 @@ def find_ridge(exploration: Exploration, seed: int = 0) -> Ridge:
     every = points.axes.get("transfer_every", np.ones(len(points)))
     rate = np.log10(points.axes["lr_c"] / every)
     lr_a = np.log10(points.axes["lr_a"]) if "lr_a" in points.axes else np.full(len(points), np.nan)
+    states = points.axes.get("states", np.full(len(points), np.nan))
     generator = np.random.default_rng(seed)
-    rows = []
+    rows, noise = [], []
     for alpha, which in _classes(np.log10(points.axes["alpha_a"])):
         x, y = rate[which], points.validation[which]
         if len(np.unique(np.round(x, 6))) < 3:
@@ -94,12 +124,14 @@ def find_ridge(exploration: Exploration, seed: int = 0) -> Ridge:
         close = close if close.any() else np.abs(x - top) <= np.abs(x - top).min() + 1e-9
         error = max(float(good.std()) if len(good) > 1 else np.nan, _LEAST_ERROR)
         rows.append((alpha, top, error, edge, y[close].mean(), lr_a[which][close].mean(), np.median(every[which][close])))
+        noise.append(float(np.sqrt(10**alpha / np.median(states[which]))))
     if not rows:
         raise DataError("ridge: no alpha_a has 3 rates of transfer or more: explore more values of lr_c")
     alpha, top, error, edge, accuracy, best_a, period = np.array(rows, dtype=np.float64).T
     slope, slope_se, anchor = _line(alpha, top, error, edge == 0)
     return Ridge(
-        exploration.network, 10**alpha, 10**top, error, edge.astype(np.int64), accuracy, 10**best_a, period, slope,
+        exploration.network, 10**alpha, 10**top, error, edge.astype(np.int64), accuracy, 10**best_a, period,
+        np.array(noise), float(10 ** rate.min()), float(10 ** rate.max()), slope,
         slope_se, anchor,
     )  # fmt: skip
 
@@ -107,7 +139,8 @@ def find_ridge(exploration: Exploration, seed: int = 0) -> Ridge:
 def _classes(log_alpha: FloatArray) -> list[tuple[float, IntArray]]:
     values = np.unique(np.round(log_alpha, 6))
     if len(values) <= _MOST_ALPHAS:
-        return [(float(v), np.flatnonzero(np.abs(log_alpha - v) < 1e-5)) for v in values]
+        alike = [np.flatnonzero(np.abs(log_alpha - value) < 1e-5) for value in values]
+        return [(float(log_alpha[part].mean()), part) for part in alike]
     parts = np.array_split(np.argsort(log_alpha, kind="stable"), _MOST_ALPHAS)
     return [(float(log_alpha[part].mean()), part) for part in parts]
 
