@@ -33,6 +33,7 @@ __all__ = [
     "SilentCell",
     "SurfaceResult",
     "characterize",
+    "plan_of",
     "procedure",
 ]
 
@@ -136,7 +137,8 @@ def characterize(bench: Any, config: CharacterizeConfig, ledger: Any) -> Charact
     return CharacterizeResult(tuple(results))
 
 
-def _plan(surface: Surface, config: CharacterizeConfig) -> Plan:
+def plan_of(surface: Surface, config: CharacterizeConfig) -> Plan:
+    """Pulses and reads of every cell of a surface, after its nominal states where the options do not say."""
     nominal = surface.nominal
     states = max(nominal.states) if isinstance(nominal.states, tuple) else nominal.states
     branch = config.branch_pulses or max(_LEAST, round(2 * states))
@@ -151,7 +153,7 @@ def _plan(surface: Surface, config: CharacterizeConfig) -> Plan:
 
 def _measure(surface: Surface, config: CharacterizeConfig, run_id: str) -> SurfaceResult:
     """Run the protocol on the usable cells, some rows at a time, and put them back on the map."""
-    info, plan = surface.backend.info, _plan(surface, config)
+    info, plan = surface.backend.info, plan_of(surface, config)
     cells: dict[str, Tensor] = {}
     moves = torch.zeros(info.arrays, info.rows, info.cols, dtype=torch.bool)
     plots: dict[str, np.ndarray[Any, Any]] = {}

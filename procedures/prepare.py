@@ -29,7 +29,7 @@ def measure_devices(bench: Bench, widths: tuple[int, ...], ledger: Ledger) -> No
 
 def _measure(bench: Bench, widths: tuple[int, ...], ledger: Ledger) -> None:
     unique, index = torch.unique(bench.ids, return_inverse=True)
-    if len(unique) == len(bench.ids) or any(_varies(board.settings) for board in bench.config.boards.values()):
+    if len(unique) == len(bench.ids) or _per_array(bench):
         characterize(bench, CharacterizeConfig(widths=widths), ledger)
         zero_shift(bench, ZeroShiftConfig(widths=widths), ledger)
         return
@@ -41,6 +41,13 @@ def _measure(bench: Bench, widths: tuple[int, ...], ledger: Ledger) -> None:
             found = small.calibrations.find(measured.backend.info.serial, measured.shape)
             assert found is not None
             bench.calibrations.save(found.replicated(index, own.backend.info.serial))
+
+
+def _per_array(bench: Bench) -> bool:
+    """Whether devices or pulses differ from array to array."""
+    config = bench.config
+    pulses = (wiring.model_dump() for wiring in config.roles.values())
+    return any(_varies(one) for one in (*(board.settings for board in config.boards.values()), *pulses))
 
 
 def _varies(settings: Mapping[str, Any]) -> bool:

@@ -65,7 +65,7 @@ class Specification(BaseModel):
     """[alpha_a alpha_c]: best filtered accuracy over the hyper-parameters; nan = not known."""
     error: tuple[tuple[float, ...], ...]
     """[alpha_a alpha_c]: its standard error."""
-    points: tuple[SpecPoint, ...]
+    points: tuple[SpecPoint, ...] = ()
 
     @model_validator(mode="after")
     def _square(self) -> Self:

@@ -85,3 +85,9 @@ def test_a_damaged_file_says_what_is_wrong(some: Specification, tmp_path: Path, 
     with pytest.raises(DataError, match=says) as caught:
         Specification.load(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["specification.toml", "specification.json"])
+def test_a_specification_without_points_can_be_read_back(some: Specification, tmp_path: Path, name: str) -> None:
+    bare = some.model_copy(update={"points": ()})
+    assert repr(Specification.load(bare.save(tmp_path / name))) == repr(bare)
