@@ -162,9 +162,9 @@ def _record(ledger: Ledger, found: Specification) -> None:
     for one in found.deltas:
         for name in ("alpha_a", "alpha_c"):
             ends = getattr(one, name)
-            text = f"range within {100 * one.delta:g} points of the digital reference, {100 * one.confidence:g} % one-sided"
+            text = f"of the digital reference, at {100 * one.confidence:g} % confidence, one-sided"
             ledger.result(
-                f"specification {100 * one.delta:g} points: {name}", None if ends is None else list(ends), "1", text
+                f"range of {name} within {100 * one.delta:g} points", None if ends is None else list(ends), "1", text
             )
 
 

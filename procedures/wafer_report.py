@@ -101,14 +101,19 @@ def _map_figure(measured: list[Any], sites: list[Any], name: str, size: tuple[fl
 
 
 def _site_table(sites: list[Any]) -> Table:
+    factors = {}
+    for name, (_, unit, _) in _MAPS.items():
+        found = [site["medians"].get(name) for site in sites]
+        factors[name] = prefixed(np.array([one for one in found if one is not None]), unit)
+
     def value(site: Any, name: str) -> str:
         found = site["medians"].get(name)
-        return "–" if found is None else f"{found:.4g}"
+        return "–" if found is None else f"{factors[name][0] * found:.4g}"
 
     rows = tuple(
         (site["site"], "not measured" if site["fault"] else f"{site['responding']} of {site['cells']}",
          *(value(site, name) for name in _MAPS))
         for site in sites
     )  # fmt: skip
-    heads = [label if unit == "1" else f"{label} ({unit})" for label, unit, _ in _MAPS.values()]
+    heads = [f"{label} ({factors[name][1]})" if factors[name][1] else label for name, (label, _, _) in _MAPS.items()]
     return Table("Sites: responding cells, and medians over them.", ("site", "cells", *heads), rows)

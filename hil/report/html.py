@@ -24,6 +24,8 @@ _NAMED = ("python", "crosspoint-hil", "torch", "numpy", "numba", "scipy", "trito
 
 _SHORT = 15
 """A table of results with more rows stands after the sections."""
+_COLUMNS = 6
+"""Of results side by side."""
 
 _MEANING = {
     "done": "The run came to its end.",
@@ -157,7 +159,8 @@ def _results(results: Mapping[str, Result]) -> list[dict[str, Any]]:
             groups.append([owner])
         else:
             like.append(owner)
-    for group in groups:
+    # More columns than that leave the page: the dies of a wafer go below each other.
+    for group in (whole[start : start + _COLUMNS] for whole in groups for start in range(0, len(whole), _COLUMNS)):
         names = dict.fromkeys(name for owner in group for name in owned[owner])
         tables.append({"owners": group, "rows": [_row(name, [owned[owner].get(name) for owner in group]) for name in names]})
     for table in tables:
