@@ -1,6 +1,6 @@
 """How good the calibration is: coverage of its region on a known surface, and regret against other ways to choose.
 
-    python benchmarks/calibration.py [--repetitions 200] [--exploration FILE] [--trainings 48] [--short]
+    python benchmarks/calibration.py [--repetitions 200] [--exploration FILE] [--trainings 32,64,128] [--short]
 
 Coverage: a concave surface of stated curvature over two log axes with binomial noise of 360 images; how often the bootstrap
 region holds the argmax of the smoothed noise-free surface, and of the unsmoothed one. Regret: what the chosen point of a
@@ -179,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--exploration", help="folder or exploration.json of a dense exploration")
-    parser.add_argument("--trainings", type=int, default=128)
+    parser.add_argument("--trainings", default="32,64,128")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
@@ -194,8 +194,9 @@ def main() -> None:
         def draw(rng: np.random.Generator) -> Dense:
             return dense(stored, rng)
 
-    rows = regret(draw, max(repetitions // 2, 10), args.trainings, args.seed)
-    emit("calibration regret", surface=name, trainings=args.trainings, repetitions=max(repetitions // 2, 10), methods=rows)
+    for trainings in map(int, args.trainings.split(",")):
+        rows = regret(draw, max(repetitions // 2, 10), trainings, args.seed)
+        emit("calibration regret", surface=name, trainings=trainings, repetitions=max(repetitions // 2, 10), methods=rows)
     if not any(row["method"] == "optuna TPE" for row in rows):
         print("calibration: Optuna is not installed, so TPE is not in the table", file=sys.stderr)
 

@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("-s", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change an option")
         made.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
         made.add_argument("--threads", type=int, metavar="N", help="threads of compiled loops (all cores)")
+        if "cluster" in find("hil.procedures", name).config.model_fields:
+            made.add_argument("--cluster", metavar="ADDRESS", help="Dask scheduler that spreads the work over its workers")
     verb("benches", "list the benches that come with the project")
     checked = verb("check", "connect, identify, print limits; with --procedure a dry run with pulses, time and wear")
     checked.add_argument("bench")
@@ -84,7 +86,9 @@ def _run(args: argparse.Namespace, console: Console, safety: SafeState) -> dict[
     if args.resume:
         todo = resume_plan(args.resume, args.verb, args.bench, args.changes)
     else:
-        todo = plan(args.verb, args.bench or "emulated", args.changes, args.runs)
+        cluster = getattr(args, "cluster", None)
+        changes = args.changes if cluster is None else [*args.changes, f"{args.verb.replace('-', '_')}.cluster={cluster}"]
+        todo = plan(args.verb, args.bench or "emulated", changes, args.runs)
     done = execute(todo, safety)
     with Ledger.open(done.folder) as run:
         headline = todo.procedure.headline

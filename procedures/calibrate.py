@@ -20,8 +20,11 @@ from hil.errors import DataError
 from hil.ledger import Ledger
 from hil.procedure import Procedure
 from hil.report.section import Table
+from procedures.adaptive import inside
+from procedures.adaptive_training import explore_adaptively
 from procedures.calibrate_report import calibrate_sections
 from procedures.exploration import Exploration, FloatArray, find_exploration
+from procedures.explore_config import ExploreConfig
 from procedures.surface import Field as SurfaceField
 from procedures.surface import Scatter, choose_sigma, field, scatter
 
@@ -44,6 +47,14 @@ class CalibrateConfig(BaseModel):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     bootstraps: int = Field(default=200, ge=20)
     seed: int = Field(default=0, ge=0)
+    adaptive: bool = False
+    """Train more round the filtered optimum, on this bench, of ``exploration`` or, where that is empty, of a coarse one."""
+    rounds: int = Field(default=2, ge=1, le=8)
+    """Of refinement; every further one looks half as far."""
+    samples: int = Field(default=24, ge=4)
+    """New points a round."""
+    explore: ExploreConfig = ExploreConfig()
+    """What is trained: options of ``explore`` (``-s calibrate.explore.KEY=VALUE``); its axes are those of the coarse map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,12 +161,15 @@ def _record(ledger: Ledger, result: Calibrated, confidence: float) -> None:
     ledger.event("calibrated", payload, arrays)
     for name, value in result.point.items():
         low, high = result.extents[name]
-        ledger.result(f"operating point: {name}", value, "1", f"{100 * confidence:g} % region from {low:.3g} to {high:.3g}")
-    ledger.result("operating point: accuracy", result.test, "1", "test accuracy of the nearest explored point")
+        ledger.result(f"operating point, {name}", value, "1", f"{100 * confidence:g} % region from {low:.3g} to {high:.3g}")
+    ledger.result("operating point, accuracy", result.test, "1", "test accuracy of the nearest explored point")
 
 
 def calibrate(bench: Bench, config: CalibrateConfig, ledger: Ledger) -> Calibrated:
-    """From a stored exploration; DataError where there is none, or nothing in it."""
+    """From a stored exploration, or adaptively; DataError where there is none, or nothing in it."""
+    if config.adaptive:
+        whole, window = explore_adaptively(bench, config.exploration, config.explore, config.rounds, config.samples, ledger)
+        return calibrate_exploration(inside(whole, window), ledger, config)
     return calibrate_exploration(find_exploration(config.exploration, ledger.folder.parent), ledger, config)
 
 

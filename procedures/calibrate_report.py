@@ -94,4 +94,12 @@ def contours(
         ax.plot(*point, marker="+", color="#D55E00", markersize=11, markeredgewidth=2.2)
     ax.grid(False)
     ax.set(xscale="log", yscale="log", xlabel=labels[0], ylabel=labels[1])
+    for values_of_axis, put in ((axes[0], ax.set_xticks), (axes[1], ax.set_yticks)):
+        low_end, high_end = float(values_of_axis[0]), float(values_of_axis[-1])
+        if high_end < 30 * low_end:
+            # Hardly a decade: every minor tick would get a label, one on top of the other.
+            steps = [digit * 10.0**power for power in range(-9, 9) for digit in (1, 2, 5)]
+            ticks = [step for step in steps if low_end <= step <= high_end]
+            put(ticks, labels=[f"{tick:g}" for tick in ticks])
+            put([], minor=True)
     fig.colorbar(mesh, ax=ax, label=label, extend="min" if floor > low else "neither", pad=0.03)

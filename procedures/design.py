@@ -21,7 +21,7 @@ ALPHAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 def design(config: ExploreConfig, network: str, sizes: tuple[int, int], own_devices: bool = False) -> Exploration:
     """Every training that is asked for, none of it done; algorithm after algorithm, seeds innermost.
 
-    sizes: images of the validation and of the test part. own_devices: the devices are real and have the asymmetry that
+    sizes: images of the validation and of the test part. own_devices: they are on a board and have the asymmetry that
     they have: alpha, states, noise and symmetry point are no axes (NaN). UsageError for a point that cannot be.
     """
     values = _values(config, own_devices)
@@ -51,12 +51,14 @@ _DEVICES = ("alpha_a", "alpha_c", "states", "c2c", "sp")
 
 
 def _values(config: ExploreConfig, own_devices: bool) -> dict[str, tuple[float, ...]]:
-    """Values by axis; on real devices theirs are NaN."""
+    """Values by axis; on a board those of its devices are NaN."""
     values = {name: getattr(config, name) for name in dict.fromkeys(itertools.chain(*AXES.values()))}
     if own_devices:
         for name in _DEVICES:
             if name in config.model_fields_set:
-                raise UsageError(f"explore.{name}: real devices have the {name} that they have: leave it out on this bench")
+                raise UsageError(
+                    f"explore.{name}: the devices of a board have the {name} that they have: leave it out on this bench"
+                )
         return values | dict.fromkeys(_DEVICES, (float("nan"),))
     return {name: ALPHAS if value is None else value for name, value in values.items()}
 

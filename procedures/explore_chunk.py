@@ -29,7 +29,7 @@ from procedures.explore_config import ExploreConfig
 from procedures.network import AlgorithmName, Network, NetworkPlan, build, initialise
 from procedures.training_state import data_order
 
-__all__ = ["BOUND_WEIGHT", "asymmetric_bench", "train_chunk"]
+__all__ = ["BOUND_WEIGHT", "asymmetric_bench", "has_boards", "train_chunk", "train_population"]
 
 BOUND_WEIGHT = 0.6
 """b_w of the asymmetry axis, weight."""
@@ -74,20 +74,31 @@ def _each(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
+def has_boards(bench: Bench) -> bool:
+    """Whether a bench is made of boards of their own size and devices, real or emulated: they train point by point."""
+    return bool(bench.backends)
+
+
 def train_chunk(
     bench: Bench, config: ExploreConfig, points: Exploration, data: Dataset, advance: Advance
 ) -> tuple[Tensor, Tensor]:
     """(validation, test) accuracy of points of one algorithm, float64 [point]. advance: told of every epoch of each point.
 
-    bench: on the emulator only its configuration is used, another is opened on it; a board trains one point at a time.
+    bench: where it is elastic only its configuration is used, another is opened on it; a board trains one point at a time.
     """
-    ids = torch.from_numpy(points.seed)
-    if bench.physical:
+    if has_boards(bench):
         return _train(bench, config, points, data, advance)
+    return train_population(bench.config, config, points, data, advance)
+
+
+def train_population(
+    bench: BenchConfig, config: ExploreConfig, points: Exploration, data: Dataset, advance: Advance
+) -> tuple[Tensor, Tensor]:
+    """``train_chunk`` on emulated devices that are made for these points and gone afterwards."""
     with ExitStack() as closing:
         folder = Path(closing.enter_context(TemporaryDirectory(prefix="explore-")))
-        own = closing.enter_context(open_bench(asymmetric_bench(bench.config, points), folder))
-        own.populate(ids)
+        own = closing.enter_context(open_bench(asymmetric_bench(bench, points), folder))
+        own.populate(torch.from_numpy(points.seed))
         return _train(own, config, points, data, advance)
 
 
@@ -96,8 +107,8 @@ def _train(
 ) -> tuple[Tensor, Tensor]:
     name = points.algorithm[0]
     ids = torch.from_numpy(points.seed)
-    if bench.physical:
-        bench.ids = ids
+    # On a board too, replica k has weights and an order of samples of its own.
+    bench.ids = ids
     widths = (data.train_x.shape[1], *config.hidden, len(data.classes))
     plan = NetworkPlan(
         widths, config.activation, _NAMES[name], _rates(points), "inputs", UpdateSettings(), UpdateSettings(),

@@ -61,8 +61,7 @@ class ExploreConfig(BaseModel):
 
     algorithms: tuple[AlgorithmKey, ...] = Field(default=("tiki_taka", "sgd", "digital"), min_length=1)
     alpha_a: Positive | None = None
-    """Asymmetry of A, dimensionless (docs/maths.md); None = five decades' worth on the emulator, the devices' own on a
-    board."""
+    """Asymmetry of A, dimensionless (docs/explore.md); None = 0.03 to 10 on the emulator, the devices' own on a board."""
     alpha_c: Positive | None = None
     lr_a: Positive = (0.005, 0.02)
     lr_c: Positive = (0.1, 0.3)
@@ -104,8 +103,10 @@ class ExploreConfig(BaseModel):
     """Reads of the zero shift; the first half is its run-in."""
     min_alpha: float = Field(default=0.02, ge=0)
     """A matrix less asymmetric than this has no usable symmetry point: reference = mid-range."""
+    cluster: str = ""
+    """Address of a Dask scheduler that spreads the chunks over its workers; empty = here (extra ``cluster``)."""
     specify: bool = True
-    """Go on to the operating point and the specification, where all algorithms are there."""
+    """Go on to the operating point and the specification, where both alphas vary and there is a digital reference."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ExploreConfig:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, ttest_ind
+from scipy.stats import kendalltau, ttest_ind_from_stats
 
 from hil.report.figures import draw_map
 from hil.report.section import Figure, Section, Table
@@ -104,12 +104,13 @@ def _window(exploration: Exploration) -> str:
         if end == k:
             ends.append((name, values[end], float("nan"), False))
             continue
-        p = _less(tests[end], tests[k])
+        # Any value might have come out best: as many comparisons were open as there are others (Bonferroni).
+        p = min(1.0, (len(values) - 1) * _less(tests[end], tests[k])) if len(tests[k]) > 1 else float("nan")
         ends.append((name, values[end], p, bool(p < 1 - CONFIDENCE)))
     both = all(end[3] for end in ends)
     parts = [
         f"at the {name} end (alpha_A = {value:g}) it is {100 * (means[k] - means[0 if name == 'low' else -1]):.1f} points "
-        f"below the best (alpha_A = {values[k]:g}, {100 * means[k]:.1f} %), one-sided p = {p:.2g}"
+        f"below the best (alpha_A = {values[k]:g}, {100 * means[k]:.1f} %), one-sided p = {p:.2g} after Bonferroni"
         for name, value, p, _ in ends
     ]
     verdict = "Yes, within the explored range" if both else "Not shown within the explored range"
@@ -122,7 +123,8 @@ def _less(low: FloatArray, high: FloatArray) -> float:
         return float("nan")
     if np.ptp(low) == 0 == np.ptp(high):
         return 0.0 if low[0] < high[0] else 1.0
-    return float(ttest_ind(low, high, equal_var=False, alternative="less").pvalue)
+    sides = [(float(side.mean()), float(side.std(ddof=1)), len(side)) for side in (low, high)]
+    return float(ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False, alternative="less").pvalue)
 
 
 def _limit(exploration: Exploration) -> str:
@@ -155,6 +157,7 @@ def explore_sections(run: RunReader) -> list[Section]:
     text = f"{whole.network}: {done} of {len(whole)} trainings are finished. " + (
         "Hyper-parameters are selected by validation accuracy; every accuracy shown is that of the test part."
     )
+    text += "".join(f" No specification: {event.payload['reason']}." for event in [*run.events("unspecified")][-1:])
     figures = [_map(whole)] if _has_map(whole) else []
     figures += [_lines(whole, axis) for axis in ("alpha_a", "alpha_c") if axis in whole.varied()]
     best = tuple(

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import LinearNDInterpolator, RegularGridInterpolator, interp1d
-from scipy.ndimage import gaussian_filter
+from scipy.interpolate import RegularGridInterpolator, interp1d
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from scipy.spatial import Delaunay, QhullError
 
 from hil.errors import DataError
 from procedures.exploration import Exploration, FloatArray
@@ -116,14 +118,54 @@ class Field:
                 order = np.argsort(self.points[:, 0])
                 line = interp1d(self.points[order, 0], values[order], bounds_error=False)
                 return np.asarray(line(self.axes[0]), dtype=np.float64)
-            return np.asarray(LinearNDInterpolator(self.points, values)(mesh), dtype=np.float64)
+            corners, weights, inside = self._corners
+            told = np.where(inside, (values[corners] * weights).sum(axis=1), np.nan)
+            return np.asarray(told.reshape(mesh.shape[:-1]), dtype=np.float64)
         table = np.full([len(axis) for axis in self.lattice], np.nan)
         place = [np.searchsorted(axis, column) for axis, column in zip(self.lattice, self.points.T, strict=True)]
         table[tuple(place)] = values
         return np.asarray(RegularGridInterpolator(self.lattice, table, bounds_error=False)(mesh), dtype=np.float64)
 
+    @cached_property
+    def _corners(self) -> tuple[NDArray[np.intp], FloatArray, NDArray[np.bool_]]:
+        """Of every cell: the points [cell corner] of the simplex around it, their barycentric weights, whether there is one.
+
+        Found once: a bootstrap asks for hundreds of maps of the same points.
+        """
+        mesh = np.stack(np.meshgrid(*self.axes, indexing="ij"), axis=-1).reshape(-1, len(self.axes))
+        try:
+            hull = Delaunay(self.points)
+        except QhullError as exc:
+            told = f"{len(self.points)} scattered points span no map of {', '.join(self.names)}: explore more of them"
+            raise DataError(told) from exc
+        simplex = hull.find_simplex(mesh)
+        inside = simplex >= 0
+        affine = hull.transform[np.where(inside, simplex, 0)]
+        share = np.einsum("pij,pj->pi", affine[:, :-1], mesh - affine[:, -1])
+        weights = np.concatenate([share, 1 - share.sum(axis=1, keepdims=True)], axis=1)
+        # A flat simplex has no weights; its cells are as if nothing was there.
+        inside &= np.isfinite(weights).all(axis=1)
+        return hull.simplices[np.where(inside, simplex, 0)], np.where(inside[:, None], weights, 0.0), inside
+
+    @cached_property
+    def _by_axis(self) -> list[FloatArray]:
+        """[cell sample] of every axis of a lattice: interpolation, filter and its normalisation."""
+        found = []
+        for axis, samples, sigma in zip(self.axes, self.lattice or (), self.cells, strict=True):
+            between = np.stack([np.interp(axis, samples, unit) for unit in np.eye(len(samples))], axis=1)
+            matrix = gaussian_filter1d(between, sigma, axis=0, mode="constant", truncate=3.0)
+            found.append(matrix / matrix.sum(axis=1, keepdims=True))
+        return found
+
     def filtered(self, values: FloatArray) -> FloatArray:
         """values [point] -> the filtered map [axis 0, axis 1, ...]; NaN where nothing was sampled near by."""
+        if self.lattice is not None and len(self.points) == np.prod([len(axis) for axis in self.lattice]):
+            # Nothing is missing: interpolation and filter are products of one matrix an axis.
+            order = np.lexsort(self.points.T[::-1])
+            found: FloatArray = values[order].reshape([len(axis) for axis in self.lattice])
+            for number, matrix in enumerate(self._by_axis):
+                found = np.moveaxis(np.tensordot(matrix, found, axes=(1, number)), 0, number)
+            return found
         raw = self.raw(values)
         there = np.isfinite(raw)
         sigma = list(self.cells)

@@ -142,7 +142,7 @@ def test_defaults_for_a_procedure_that_does_not_exist(bench: Path, complain: Any
     bench.write_text(bench.read_text() + "\n[procedures.zero_shift]\ntolerance = 0.1\n[procedures.trian]\nepochs = 3\n")
     code, line = complain("train", str(bench))
     assert code == 2
-    assert "mine.toml: procedures.trian: no procedure has this name: one of characterize" in line
+    assert "mine.toml: procedures.trian: no procedure has this name: one of calibrate, characterize" in line
 
 
 def test_json_carries_the_error(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,12 +63,12 @@ def test_a_point_that_cannot_be_is_refused(point: dict[str, object], says: str) 
         design(ExploreConfig(design="list", points=(point,)), "a network", (1, 1))
 
 
-def test_real_devices_have_no_axis_of_asymmetry() -> None:
+def test_the_devices_of_a_board_have_no_axis_of_asymmetry() -> None:
     found = design(ExploreConfig(lr_a=(0.01, 0.02)), "a network", (1, 1), own_devices=True)
     assert "alpha_a" not in found.axes
     assert "states" not in found.axes
     assert found.chosen("tiki_taka").varied() == ("lr_a", "lr_c")
-    with pytest.raises(UsageError, match=r"explore\.alpha_a: real devices have the alpha_a that they have"):
+    with pytest.raises(UsageError, match=r"explore\.alpha_a: the devices of a board have the alpha_a that they have"):
         design(ExploreConfig(alpha_a=(1.0,)), "a network", (1, 1), own_devices=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 
 from hil.bench import open_bench
 from hil.config import load_bench
+from hil.datasets import load
+from hil.errors import UsageError
 from hil.ledger import Ledger
 from procedures import explore as explore_module
 from procedures.design import design
@@ -74,6 +77,45 @@ def test_a_killed_exploration_goes_on_behind_its_last_chunk_and_ends_alike(
     with Ledger.open(ledger.folder) as run:
         titles = [section.title for section in explore_sections(run)]
     assert titles == ["Exploration", "Operating point", "Asymmetry specification"]
+
+
+@pytest.mark.slow
+def test_a_board_explores_point_by_point_and_has_no_axis_of_asymmetry(tmp_path: Path) -> None:
+    tiny = {name: value for name, value in TINY.items() if name not in ("alpha_a", "alpha_c")} | {"limit": 20}
+    with (
+        Ledger.create(tmp_path / "runs", "explore", None) as ledger,
+        open_bench(load_bench("emulated-board"), tmp_path / "state", ledger) as bench,
+    ):
+        found = explore(bench, ExploreConfig(**tiny), ledger).exploration
+        assert [event.payload["points"] for event in ledger.run.events("explored")] == [1, 1, 1, 1]
+        with pytest.raises(UsageError, match=r"explore\.alpha_c: the devices of a board"):
+            explore(bench, ExploreConfig(**tiny, alpha_c=(1.0,)), ledger)
+    assert found.algorithm == ("tiki_taka", "tiki_taka", "sgd", "digital")
+    assert not {"alpha_a", "alpha_c", "states", "sp", "c2c"} & set(found.axes)
+    assert len(found.finished()) == 4
+
+
+def test_a_data_set_without_a_validation_part_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("digits", pool=4)
+    nothing = replace(data, validation_x=data.validation_x[:0], validation_y=data.validation_y[:0])
+    monkeypatch.setattr(explore_module, "load", lambda name, **options: nothing)
+    with pytest.raises(UsageError, match="digits: has no validation part to select on"):
+        explored(ExploreConfig(**TINY), tmp_path)
+
+
+def test_a_flat_map_leaves_the_exploration_done_and_the_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flat(bench: Any, config: Any, points: Any, data: Any, advance: Any) -> Any:
+        return torch.full((len(points),), 0.5).double(), torch.full((len(points),), 0.5).double()
+
+    monkeypatch.setattr(explore_module, "train_chunk", flat)
+    ledger = Ledger.create(tmp_path / "runs", "explore", None)
+    assert len(explored(ExploreConfig(**TINY), tmp_path, ledger).finished()) == 11
+    with Ledger.open(ledger.folder) as run:
+        assert run.status == "done"
+        (section,) = explore_sections(run)
+    assert "No specification: calibrate: the map is flat" in section.text
 
 
 def test_devices_have_the_asymmetry_of_their_point(tmp_path: Path) -> None:

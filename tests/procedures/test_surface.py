@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from hil.errors import DataError
 from procedures.surface import Scatter, choose_sigma, field, leave_one_out, scatter
@@ -92,6 +93,43 @@ def test_a_rough_surface_gets_a_narrow_filter_and_a_noisy_flat_one_a_wide_one() 
     wave = made(points, np.cos(points[:, 0] * np.pi / 2) + 0.001 * rng.standard_normal(25))
     assert choose_sigma(noise)[0] > choose_sigma(wave)[0]
     assert leave_one_out(noise, 2.0) < leave_one_out(noise, 0.35)
+
+
+@pytest.mark.parametrize("sides", [(5, 4), (3, 4, 5), (4, 3, 3, 4)])
+def test_a_complete_lattice_is_filtered_axis_by_axis_as_by_convolution(sides: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(4)
+    axes = [np.sort(rng.uniform(-2, 2, side)) for side in sides]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sides))
+    points = points[rng.permutation(len(points))]
+    value = rng.random(len(points))
+    surface = field(Scatter(("a", "b", "c", "d")[: len(sides)], points, value, value, value, value), 0.8)
+    raw = surface.raw(value)
+    total, weight = (gaussian_filter(x, surface.cells, mode="constant", truncate=3.0) for x in (raw, np.ones_like(raw)))
+    assert np.isfinite(raw).all()
+    np.testing.assert_allclose(surface.filtered(value), total / weight, atol=1e-12)
+
+
+@pytest.mark.parametrize("axes", [2, 3, 4])
+def test_scattered_points_of_a_plane_come_out_as_it(axes: int) -> None:
+    rng = np.random.default_rng(5)
+    points = rng.uniform(-2, 2, (60, axes))
+    slopes = np.arange(1.0, axes + 1)
+    value = points @ slopes
+    surface = field(Scatter(("a", "b", "c", "d")[:axes], points, value, value, value, value), 1.0)
+    raw, mesh = surface.raw(value), np.stack(np.meshgrid(*surface.axes, indexing="ij"), axis=-1)
+    known = np.isfinite(raw)
+    assert known.any()
+    assert not known.all()
+    np.testing.assert_allclose(raw[known], (mesh @ slopes)[known], atol=1e-9)
+    assert np.isnan(surface.filtered(value)[~known]).all()
+
+
+def test_scattered_points_on_a_line_span_no_map() -> None:
+    points = np.repeat(np.linspace(0, 1, 9)[:, None], 2, axis=1)
+    data = made(points, np.linspace(0.1, 0.9, 9))
+    with pytest.raises(DataError, match="9 scattered points span no map of x, y: explore more") as caught:
+        field(data, 1.0).filtered(data.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_finished_and_axes_that_cannot_be_drawn_are_said() -> None:
