@@ -32,6 +32,7 @@ check: install
 bench: install
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/mvm.py --short
+	$(BIN)/python benchmarks/update.py --short
 	$(BIN)/python benchmarks/population.py --short
 
 clean:

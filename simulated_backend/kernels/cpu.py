@@ -1,10 +1,13 @@
 """The update kernel in numba for CPUs: the arithmetic of ``reference``, operation for operation.
 
-Only lines that fire are visited; coincidences are counted by AND and popcount; one core walks one array, so that the
-result depends on neither threads nor population. Covers the linear family (constant, linear, soft_bounds).
+Only lines that fire are visited; coincidences are counted by AND and popcount. A core walks some rows of an array, sample
+after sample, and cells do not see each other, so that the result depends on neither threads nor population. Covers the
+linear family (constant, linear, soft_bounds).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numba
 import numpy as np
@@ -19,9 +22,9 @@ from simulated_backend.kernels.bits import (
     every_array,
     normal,
     packed_bits,
-    popcount,
     u32,
 )
+from simulated_backend.kernels.coincide import update_array
 from simulated_backend.kernels.reference import Cells
 
 __all__ = ["COVERS", "apply", "trace", "update"]
@@ -86,37 +89,21 @@ def _cell(
 
 def _update_loops(
     row_bits: _U32, row_sign: NDArray[np.int8], col_bits: _U32, col_sign: NDArray[np.int8], key: _U32,
-    active: NDArray[np.bool_], state: _F32, hidden: _F32, p: tuple[_F32, ...], c2c: _F32, write: _F32, multiplicative: bool,
-    counted: bool, count_up: _I32, count_down: _I32, g_low: _F32, g_rise: _F32,
+    active: NDArray[np.bool_], parts: int, views: Any,
 ) -> None:  # fmt: skip
     arrays, samples, rows = row_bits.shape
-    cols = col_bits.shape[2]
-    for a in numba.prange(arrays):
+    # Cells do not see each other, so that any cut of an array into parts gives the same.
+    for job in numba.prange(arrays * parts):
+        a, part = job // parts, job % parts
         if not active[a]:
             continue
-        firing = np.empty(cols, dtype=np.int32)
+        first, last = part * rows // parts, (part + 1) * rows // parts
+        firing = np.empty(col_bits.shape[2], dtype=np.int32)
         for s in range(samples):
-            number = 0
-            for c in range(cols):
-                if col_bits[a, s, c] != 0:
-                    firing[number] = c
-                    number += 1
-            if number == 0:
-                continue
-            key0, key1 = key[a, s, 0], key[a, s, 1]
-            for r in range(rows):
-                bits = row_bits[a, s, r]
-                if bits == 0:
-                    continue
-                sign = row_sign[a, s, r]
-                for j in range(number):
-                    c = firing[j]
-                    both = np.uint32(bits & col_bits[a, s, c])
-                    if both != 0:
-                        _cell(
-                            a, r, c, cols, int(popcount(both)), sign * col_sign[a, s, c] > 0, state, hidden, p, c2c[a],
-                            write[a], multiplicative, key0, key1, counted, count_up, count_down, g_low, g_rise,
-                        )  # fmt: skip
+            update_array(
+                a, first, last, row_bits[a, s], row_sign[a, s], col_bits[a, s], col_sign[a, s], key[a, s, 0], key[a, s, 1],
+                firing, views,
+            )  # fmt: skip
 
 
 def _apply_loops(
@@ -182,6 +169,8 @@ _trace_many = numba.njit(cache=True, nogil=True, parallel=True)(_trace_loops)
 
 _SPREAD_CELLS = 200_000
 """Cells from which on a call is worth waking the other cores for."""
+_JOBS = 4
+"""Pieces of work for a thread, so that none waits long for another."""
 _NO_COUNT = np.zeros((1, 1, 1), dtype=np.int32)
 
 
@@ -208,10 +197,12 @@ def _spread(cells: Cells) -> bool:
 
 def update(cells: Cells, rows: PulseTrain, cols: PulseTrain, key: Tensor, active: Tensor | None = None) -> None:
     """Coincidence update, sample after sample. key: int32 [array sample 2]; active: bool [array]."""
-    loops = _update_many if _spread(cells) else _update_one
+    spread = numba.get_num_threads() > 1 and cells.state.numel() >= _SPREAD_CELLS
+    parts = max(1, -(-_JOBS * numba.get_num_threads() // len(cells.state))) if spread else 1
+    loops = _update_many if spread else _update_one
     loops(
         packed_bits(rows), rows.sign.contiguous().numpy(), packed_bits(cols), cols.sign.contiguous().numpy(), u32(key),
-        every_array(len(cells.state), active), *_arguments(cells),
+        every_array(len(cells.state), active), parts, _arguments(cells),
     )  # fmt: skip
 
 
