@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ def network_name(config: ExploreConfig, data: Dataset) -> str:
     """What a specification of this exploration holds for."""
     widths = "-".join(map(str, (data.train_x.shape[1], *config.hidden, len(data.classes))))
     limited = "" if config.limit is None else f" limited to {config.limit}"
-    return f"{config.dataset}{limited} {widths} {config.activation}, batch {config.batch}, {config.epochs} epochs"
+    # A folder by its own name: where it lies on this machine says nothing of the network.
+    return f"{Path(config.dataset).name}{limited} {widths} {config.activation}, batch {config.batch}, {config.epochs} epochs"
 
 
 def explore(bench: Bench, config: ExploreConfig, ledger: Ledger) -> ExploreResult:

@@ -19,7 +19,7 @@ from hil.ledger import Ledger
 from procedures import explore as explore_module
 from procedures.design import design
 from procedures.exploration import Exploration
-from procedures.explore import explore
+from procedures.explore import explore, network_name
 from procedures.explore_chunk import asymmetric_bench, train_chunk
 from procedures.explore_config import ExploreConfig
 from procedures.explore_report import explore_sections, statements
@@ -184,3 +184,9 @@ def test_statements_say_what_a_known_map_says() -> None:
     flat = dict(statements(lattice(axes, lambda p: 0.97, digital=0.97)))
     assert flat["Is Tiki-Taka's window in alpha_A two-sided?"].startswith("Not shown")
     assert flat["Where is the upper limit of alpha_C?"].startswith("Not reached")
+
+
+def test_a_network_is_named_by_what_was_trained_not_by_where_the_data_lie() -> None:
+    data = load("digits", pool=4)
+    here, there = (network_name(ExploreConfig(dataset=path), data) for path in ("/data/mnist", "/home/lab/mnist"))
+    assert here == there == "mnist 4-32-10 tanh, batch 1, 5 epochs"
