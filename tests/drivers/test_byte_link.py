@@ -7,10 +7,12 @@ import socket
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from drivers.links.byte_link import ByteLink
+from drivers.links.exclusive import exclusive
 from hil.errors import HardwareError
 
 Ends = tuple[ByteLink, Callable[[bytes], object], Callable[[int], bytes], Callable[[], object]]
@@ -82,3 +84,19 @@ def test_addresses_where_nobody_is(address: str) -> None:
 def test_one_harness_at_a_time(ends: Ends) -> None:
     with pytest.raises(HardwareError, match="another harness"):
         ByteLink(ends[0].address)
+
+
+def test_a_pseudo_terminal_that_is_given_out_again_is_free(tmp_path: Path) -> None:
+    """A harness whose twin has gone still holds its lock when the next twin gets the same terminal under its own name."""
+    master, slave = os.openpty()
+    try:
+        for name in ("gone", "new"):
+            (tmp_path / name).symlink_to(os.ttyname(slave))
+        locks = [exclusive(str(tmp_path / name)) for name in ("gone", "new")]
+        with pytest.raises(HardwareError, match="another harness"):
+            exclusive(str(tmp_path / "new"))
+        for lock in locks:
+            lock.release()
+    finally:
+        os.close(master)
+        os.close(slave)
