@@ -27,6 +27,7 @@ from procedures.explain_report import explain_sections
 from procedures.exploration import Exploration, find_exploration
 from procedures.forgetting import Forgetting, measure_forgetting
 from procedures.known_cells import KnownCells, only_region
+from procedures.rate_contour import RateContour, find_contour
 from procedures.ridge import Ridge, find_ridge
 from procedures.transfers import Transfers, measure_transfers
 
@@ -86,17 +87,20 @@ class ExplainConfig(BaseModel):
     """Lines that a transfer goes through in turn (N), for the same."""
     training_samples: int | None = Field(default=None, ge=1)
     """Samples of one explored training: with E|g| the report says where T_A outlasts it."""
+    level: float | None = Field(default=None, gt=0, lt=1)
+    """Validation accuracy of the contour of equal accuracy; None = 0.8 of the best."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class ExplainResult:
-    """What was measured, by name of the device; ridge None where no exploration was given."""
+    """What was measured, by name of the device; ridge and contour None where no exploration was given."""
 
     memory: tuple[tuple[str, float, Forgetting], ...]
     """(name, alpha_A lr_A in weight (NaN on a board), what was found)."""
     acceptance: tuple[tuple[str, Transfers], ...]
     ridge: Ridge | None
+    contour: RateContour | None
 
 
 def explain(bench: Any, config: ExplainConfig, ledger: Any) -> ExplainResult:
@@ -107,11 +111,12 @@ def explain(bench: Any, config: ExplainConfig, ledger: Any) -> ExplainResult:
     # Read first: a wrong path should not cost the measurement.
     explored = None if config.exploration is None else _explored(config.exploration, ledger)
     ridge = None if explored is None else find_ridge(explored, config.seed)
+    contour = None if explored is None else find_contour(explored, config.level, config.seed)
     elastic = all(bench.config.boards[wiring.board].backend == "emulated" for wiring in bench.config.roles.values()) and all(
         wiring.board not in bench.backends for wiring in bench.config.roles.values()
     )
     memory, acceptance = _emulated(bench, config) if elastic else _board(bench, config)
-    result = ExplainResult(tuple(memory), tuple(acceptance), ridge)
+    result = ExplainResult(tuple(memory), tuple(acceptance), ridge, contour)
     if ledger is not None:
         _record(ledger, result, config, elastic)
     return result
@@ -227,6 +232,15 @@ def _record(ledger: Any, result: ExplainResult, config: ExplainConfig, made: boo
         reason = {name: getattr(config, name) for name in ("mean_gradient", "lines", "training_samples")}
         ledger.event("explained-ridge", {**plain, **reason, "departs": result.ridge.departs().tolist()}, arrays)
         ledger.result("ridge slope", result.ridge.slope, "1", f"{result.ridge.slope_se:.2g} standard error; predicted +1")
+    if result.contour is not None:
+        arrays, plain = _split(result.contour)
+        settling = result.contour.settling(config.mean_gradient, config.training_samples)
+        slope, slope_se = result.contour.slope_over(settling)
+        plain |= {"settling": settling.tolist(), "settling_slope": _finite(slope), "settling_slope_se": _finite(slope_se)}
+        reason = {name: getattr(config, name) for name in ("mean_gradient", "training_samples")}
+        ledger.event("explained-contour", {**plain, **reason}, arrays)
+        text = f"{result.contour.slope_se:.2g} standard error; lr_C / n_s for equal accuracy; predicted +1 where A settles"
+        ledger.result("contour slope", result.contour.slope, "1", text)
 
 
 def _split(found: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -255,6 +269,9 @@ def _headline(result: ExplainResult) -> Table:
         rows.append(
             ("ridge", "log-log slope", "+1", f"{number(result.ridge.slope, 3)} ± {number(result.ridge.slope_se, 2)}", "")
         )
+    if result.contour is not None:
+        shown_slope = f"{number(result.contour.slope, 3)} ± {number(result.contour.slope_se, 2)}"
+        rows.append((f"equal accuracy, {100 * result.contour.level:.0f} %", "log-log slope", "+1", shown_slope, ""))
     return Table("Predicted and measured", ("device", "quantity", "predicted", "measured", "measured again"), tuple(rows))
 
 

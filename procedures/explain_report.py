@@ -11,6 +11,7 @@ from hil.report.style import COLOURS, DASHES, GREY, HALF, MARKERS, WIDE, colour
 from hil.report.values import number
 from hil.run_reader import RunReader
 from procedures.explore_chunk import BOUND_WEIGHT
+from procedures.rate_contour_report import contour_section
 
 __all__ = ["explain_sections"]
 
@@ -27,6 +28,8 @@ def explain_sections(run: RunReader) -> list[Section]:
     found += [_acceptance(asked)] if asked else []
     if memory or asked:
         found.append(_ridge(*ridge[-1]) if ridge else _no_ridge())
+    contour = [(event.payload, run.arrays(event.number)) for event in run.events("explained-contour")]
+    found += [contour_section(*contour[-1])] if contour else []
     return found
 
 

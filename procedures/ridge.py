@@ -15,7 +15,7 @@ from hil.errors import DataError
 from procedures.exploration import Exploration, FloatArray, IntArray
 from procedures.explore_chunk import BOUND_WEIGHT
 
-__all__ = ["Ridge", "find_ridge"]
+__all__ = ["Ridge", "alpha_classes", "find_ridge", "near_one", "weighted_line"]
 
 _MOST_ALPHAS = 10
 """More values of alpha_A than that (a scattered design) are put in as many classes."""
@@ -90,7 +90,7 @@ class Ridge:
         """(slope, standard error) over some of the points; NaN with fewer than 3."""
         mask = np.zeros(len(self.alpha_a), dtype=bool)
         mask[chosen] = True
-        slope, error, _ = _line(np.log10(self.alpha_a), np.log10(self.rate), self.error, mask)
+        slope, error, _ = weighted_line(np.log10(self.alpha_a), np.log10(self.rate), self.error, mask)
         return slope, error
 
 
@@ -100,17 +100,14 @@ def find_ridge(exploration: Exploration, seed: int = 0) -> Ridge:
     for axis in ("alpha_a", "lr_c"):
         if axis not in points.axes or len(np.unique(points.axes[axis])) < 3:
             raise DataError(f"ridge: the exploration has fewer than 3 values of {axis}: explore over both alpha_a and lr_c")
-    if "alpha_c" in points.axes:
-        off = np.abs(np.log10(points.axes["alpha_c"]))
-        near = off <= max(np.log10(_ALPHA_C), float(off.min()))
-        points = points.some(near)
+    points = near_one(points)
     every = points.axes.get("transfer_every", np.ones(len(points)))
     rate = np.log10(points.axes["lr_c"] / every)
     lr_a = np.log10(points.axes["lr_a"]) if "lr_a" in points.axes else np.full(len(points), np.nan)
     states = points.axes.get("states", np.full(len(points), np.nan))
     generator = np.random.default_rng(seed)
     rows, noise = [], []
-    for alpha, which in _classes(np.log10(points.axes["alpha_a"])):
+    for alpha, which in alpha_classes(np.log10(points.axes["alpha_a"])):
         x, y = rate[which], points.validation[which]
         if len(np.unique(np.round(x, 6))) < 3:
             continue
@@ -128,7 +125,7 @@ def find_ridge(exploration: Exploration, seed: int = 0) -> Ridge:
     if not rows:
         raise DataError("ridge: no alpha_a has 3 rates of transfer or more: explore more values of lr_c")
     alpha, top, error, edge, accuracy, best_a, period = np.array(rows, dtype=np.float64).T
-    slope, slope_se, anchor = _line(alpha, top, error, edge == 0)
+    slope, slope_se, anchor = weighted_line(alpha, top, error, edge == 0)
     return Ridge(
         exploration.network, 10**alpha, 10**top, error, edge.astype(np.int64), accuracy, 10**best_a, period,
         np.array(noise), float(10 ** rate.min()), float(10 ** rate.max()), slope,
@@ -136,7 +133,16 @@ def find_ridge(exploration: Exploration, seed: int = 0) -> Ridge:
     )  # fmt: skip
 
 
-def _classes(log_alpha: FloatArray) -> list[tuple[float, IntArray]]:
+def near_one(points: Exploration) -> Exploration:
+    """The points whose alpha_C is near 1, or as near as any was explored."""
+    if "alpha_c" not in points.axes:
+        return points
+    off = np.abs(np.log10(points.axes["alpha_c"]))
+    return points.some(off <= max(np.log10(_ALPHA_C), float(off.min())))
+
+
+def alpha_classes(log_alpha: FloatArray) -> list[tuple[float, IntArray]]:
+    """(mean, indices) of every value, or of ten parts where there are more."""
     values = np.unique(np.round(log_alpha, 6))
     if len(values) <= _MOST_ALPHAS:
         alike = [np.flatnonzero(np.abs(log_alpha - value) < 1e-5) for value in values]
@@ -162,7 +168,7 @@ def _top(x: FloatArray, y: FloatArray) -> tuple[float, bool]:
     return float(place), True
 
 
-def _line(
+def weighted_line(
     x: FloatArray, y: FloatArray, error: FloatArray, used: np.ndarray[tuple[int], np.dtype[np.bool_]]
 ) -> tuple[float, float, float]:
     """(slope, its standard error, mean of y - x), weighted; the error grows where the points scatter more than theirs."""

@@ -13,6 +13,7 @@ from hil.report.html import write_report
 from procedures.characterize import CharacterizeConfig, characterize
 from procedures.explain import ExplainConfig, MemoryPoint, explain, procedure
 from procedures.exploration import Exploration
+from procedures.rate_contour import find_contour
 from procedures.ridge import find_ridge
 from procedures.zero_shift import ZeroShiftConfig, zero_shift
 
@@ -55,6 +56,37 @@ def test_an_exploration_without_rates_says_so():
         find_ridge(exploration(rates=2))
 
 
+def plateau(exponent):
+    """Trainings whose accuracy rises with log10(lr_C) - exponent log10(alpha_A) and then stays: there is no top."""
+    rng = np.random.default_rng(7)
+    alpha, rate, seed = (
+        x.ravel() for x in np.meshgrid(np.logspace(-1, 1, 7), np.logspace(-4, 1, 11), np.arange(3), indexing="ij")
+    )
+    accuracy = 0.1 + 0.85 / (1 + np.exp(-3 * (np.log10(rate) + 2 - exponent * np.log10(alpha))))
+    seen = rng.binomial(360, accuracy) / 360
+    axes = {"alpha_a": alpha, "lr_c": rate, "lr_a": np.full(len(alpha), 0.01), "transfer_every": np.ones(len(alpha))}
+    return Exploration("made up", axes, ("tiki_taka",) * len(alpha), seed.astype(np.int64), seen, seen, 360, 360)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.0])
+def test_a_contour_of_equal_accuracy_has_the_slope_of_the_effective_rate(exponent):
+    contour = find_contour(plateau(exponent))
+    assert not contour.outside.any()
+    assert contour.slope_se < 0.05
+    # Five standard errors: a false alarm has a probability below 1e-6; a slope off by a quarter would be seen.
+    assert abs(contour.slope - exponent) < 5 * contour.slope_se
+    # T_A = 0.6 / (alpha 0.01 0.1) samples, 600 at alpha = 1.
+    assert contour.settling(0.1, 2401).tolist() == [3, 4, 5, 6]
+    assert contour.settling(None, 2401).tolist() == []
+
+
+def test_a_level_beyond_the_tried_rates_is_marked():
+    assert (find_contour(plateau(1.0), level=0.05).outside == -1).all()
+    never = find_contour(plateau(1.0), level=0.99)
+    assert (never.outside == 1).all()
+    assert np.isnan(never.slope)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("explored", [False, True])
 def test_an_emulated_bench_is_explained_and_reported(tmp_path, explored):
@@ -64,11 +96,12 @@ def test_an_emulated_bench_is_explained_and_reported(tmp_path, explored):
         result = explain(bench, config, ledger)
     assert (result.ridge is not None) == explored
     assert procedure.headline is not None
-    assert len(procedure.headline(result).rows) == 3 + explored
+    assert len(procedure.headline(result).rows) == 3 + 2 * explored
     with Ledger.open(ledger.folder) as run:
         assert procedure.sections is not None
         sections = procedure.sections(run)
-        assert [section.title for section in sections] == ["What A remembers", "What C accepts", "Ridge"]
+        expected = ["What A remembers", "What C accepts", "Ridge", *["Rate for equal accuracy"] * explored]
+        assert [section.title for section in sections] == expected
         assert ("No exploration was given" in sections[2].text) == (not explored)
         assert write_report(run, sections).exists()
 
