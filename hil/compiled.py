@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from torch import Tensor
 
@@ -28,29 +29,52 @@ def compile_update(rows: PulseTrain, cols: PulseTrain, active: Tensor | None = N
 
     In a slot a board drives up to four passes, one for each pair of signs that both fire somewhere.
     """
-    chosen = np.ones(rows.sign.shape[0], dtype=bool) if active is None else active.cpu().numpy()
-    (row_bits, row_up, row_down), (col_bits, col_up, col_down) = _firing(rows, chosen), _firing(cols, chosen)
-    up = np.zeros((len(chosen), row_bits.shape[2], col_bits.shape[2]), dtype=np.int64)
-    down = np.zeros_like(up)
-    for sample in range(rows.samples):
-        both = np.bitwise_count(row_bits[:, sample, :, None] & col_bits[:, sample, None, :])
-        raises = (row_up[:, sample, :, None] & col_up[:, sample, None, :]) | (
-            row_down[:, sample, :, None] & col_down[:, sample, None, :]
-        )
-        up += np.where(raises, both, 0)
-        down += np.where(raises, 0, both)
+    chosen = np.ones(rows.sign.shape[0], dtype=np.bool_) if active is None else active.cpu().numpy()
+    sides = (*_words(rows), *_words(cols))
+    cells = np.zeros((2, len(chosen), rows.sign.shape[2], cols.sign.shape[2]), dtype=np.int64)
+    return cells, int(_count(*sides, chosen, cells))
+
+
+def _words(train: PulseTrain) -> tuple[Array, Array]:
+    """Packed slots, uint32, and signs, int8: [array sample line] each."""
+    return train.bits().cpu().contiguous().numpy().view(np.uint32), train.sign.cpu().contiguous().numpy()
+
+
+@numba.njit(inline="always")
+def _ones(x: np.uint32) -> int:
+    """How many bits are set."""
+    number = 0
+    while x:
+        x &= x - np.uint32(1)
+        number += 1
+    return number
+
+
+@numba.njit(cache=True, nogil=True)
+def _count(row_bits: Array, row_sign: Array, col_bits: Array, col_sign: Array, chosen: Array, cells: Array) -> int:
+    """Adds the pulses of the chosen arrays to ``cells`` and gives their passes; a line whose sign is 0 is silent."""
+    arrays, samples, rows = row_bits.shape
+    cols = col_bits.shape[2]
     passes = 0
-    for row_side in (row_up, row_down):
-        for col_side in (col_up, col_down):
-            some_row, some_col = (
-                np.bitwise_or.reduce(np.where(side, bits, np.uint32(0)), axis=2)
-                for side, bits in ((row_side, row_bits), (col_side, col_bits))
-            )
-            passes += int(np.bitwise_count(some_row & some_col).sum())
-    return np.stack([up, down]), passes
-
-
-def _firing(train: PulseTrain, chosen: Array) -> tuple[Array, Array, Array]:
-    """Packed slots, uint32 [array sample line], none on the arrays that are not chosen; where the sign is +, where -."""
-    bits, sign = train.bits().cpu().numpy().view(np.uint32), train.sign.cpu().numpy()
-    return np.where(chosen[:, None, None] & (sign != 0), bits, np.uint32(0)), sign > 0, sign < 0
+    for a in range(arrays):
+        if not chosen[a]:
+            continue
+        for s in range(samples):
+            row_some = np.zeros(2, dtype=np.uint32)
+            col_some = np.zeros(2, dtype=np.uint32)
+            for c in range(cols):
+                if col_sign[a, s, c] != 0:
+                    col_some[int(col_sign[a, s, c] < 0)] |= col_bits[a, s, c]
+            for r in range(rows):
+                if row_sign[a, s, r] == 0 or row_bits[a, s, r] == 0:
+                    continue
+                row_some[int(row_sign[a, s, r] < 0)] |= row_bits[a, s, r]
+                for c in range(cols):
+                    if col_sign[a, s, c] != 0:
+                        both = np.uint32(row_bits[a, s, r] & col_bits[a, s, c])
+                        falls = int((row_sign[a, s, r] < 0) != (col_sign[a, s, c] < 0))
+                        cells[falls, a, r, c] += _ones(both)
+            for one in row_some:
+                for other in col_some:
+                    passes += _ones(np.uint32(one & other))
+    return passes

@@ -224,13 +224,21 @@ class PulseTrain:
         """The train on lines start, start + 1, ... of an array with ``lines`` lines; the others stay silent."""
         if start == 0 and lines == self.sign.shape[-1]:
             return self
-        pad = (start, lines - start - self.sign.shape[-1])
+        part = slice(start, start + self.sign.shape[-1])
+        if not 0 <= start <= part.stop <= lines:
+            raise UsageError(f"placed: lines {start} to {part.stop} are not on an array with {lines}: place them inside")
+
+        def wide(x: Tensor) -> Tensor:
+            out = x.new_zeros(*x.shape[:-1], lines)
+            out[..., part] = x
+            return out
+
         return replace(
             self,
-            probability=torch.nn.functional.pad(self.probability, pad),
-            sign=torch.nn.functional.pad(self.sign, pad),
-            line=torch.nn.functional.pad(self.line, pad),
-            packed=None if self.packed is None else torch.nn.functional.pad(self.packed, pad),
+            probability=wide(self.probability),
+            sign=wide(self.sign),
+            line=wide(self.line),
+            packed=None if self.packed is None else wide(self.packed),
         )
 
     def drawn(self) -> PulseTrain:

@@ -160,6 +160,11 @@ def check_cells(pulses: Array, worn: Array, excluded: Array, limits: Limits, boa
     pulses, worn: int64 [array row col], of this operation and before it; excluded: bool [row col].
     """
     hit = pulses > 0
+    # The usual case costs two numbers; what may be refused is looked at closely.
+    most = int(pulses.max(initial=0))
+    lives = int((worn + pulses).max(initial=0)) <= limits.pulses_per_cell_max
+    if lives and most <= limits.pulses_per_operation_max and not (hit & excluded).any():
+        return
     refused = {
         "is excluded in the bench file: leave it out": hit & excluded,
         f"would get more pulses at once than limits.pulses_per_operation_max = {limits.pulses_per_operation_max}: "
