@@ -57,7 +57,7 @@ class EmulatedNetwork:
     ) -> None:
         who = torch.ones(self._arrays, dtype=torch.bool) if active is None else active
         tables = self._now(factor, who)
-        states, views = self._states(), [cpu._arguments(m.backend.cells(m.shape)) for m in self._matrices]
+        states, views = self._states(), [cpu.walk_views(m.backend.cells(m.shape)) for m in self._matrices]
         both = (*self._padded(states), *self._padded(views))
 
         def work(first: int, last: int) -> None:

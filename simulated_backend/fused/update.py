@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from hil.fast_encoding import encode_sample, fire_lines, key_at
 from simulated_backend.fused.tables import PULSE, TRAIN_IN, TRAIN_OUT, Tables
-from simulated_backend.kernels.coincide import update_array
+from simulated_backend.kernels.coincide import Hits, hits, update_array
 
 __all__ = ["Trains", "coincide", "trains"]
 
 _F32 = NDArray[np.float32]
 
-Trains = tuple[_F32, _F32, NDArray[np.int8], NDArray[np.int8], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int32]]
-"""Scratch of an update: probabilities, signs, bits of both sides, lines that fire."""
+Trains = tuple[_F32, _F32, NDArray[np.int8], NDArray[np.int8], NDArray[np.uint32], NDArray[np.uint32], Hits]
+"""Scratch of an update: probabilities, signs, bits of both sides, cells hit."""
 
 
 def trains(lines: int) -> Trains:
@@ -28,7 +28,7 @@ def trains(lines: int) -> Trains:
         (lambda: np.zeros(lines, np.int8)),
         (lambda: np.zeros(lines, np.uint32)),
     )
-    return f32(), f32(), i8(), i8(), u32(), u32(), np.zeros(lines, np.int32)
+    return f32(), f32(), i8(), i8(), u32(), u32(), hits(lines)
 
 
 @numba.njit(cache=True, nogil=True)

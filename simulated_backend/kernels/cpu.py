@@ -1,8 +1,8 @@
 """The update kernel in numba for CPUs: the arithmetic of ``reference``, operation for operation.
 
-Only lines that fire are visited; coincidences are counted by AND and popcount. A core walks some rows of an array, sample
-after sample, and cells do not see each other, so that the result depends on neither threads nor population. Covers the
-linear family (constant, linear, soft_bounds).
+Only lines that fire are visited; coincidences are counted by AND and popcount; the parameters of a cell lie together. A core
+walks some rows of an array, sample after sample, and cells do not see each other, so that the result depends on neither
+threads nor population. Covers the linear family (constant, linear, soft_bounds).
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hil.encoding import PulseTrain
 from hil.fast_encoding import line_hash
+from simulated_backend.devices import Params
 from simulated_backend.kernels.bits import (
     GAUSS_LOW,
     GAUSS_RISE,
@@ -24,10 +26,10 @@ from simulated_backend.kernels.bits import (
     packed_bits,
     u32,
 )
-from simulated_backend.kernels.coincide import update_array
+from simulated_backend.kernels.coincide import hits, update_array
 from simulated_backend.kernels.reference import Cells
 
-__all__ = ["COVERS", "apply", "trace", "update"]
+__all__ = ["COVERS", "apply", "trace", "update", "walk_views"]
 
 COVERS = frozenset({"constant", "linear", "soft_bounds"})
 """Models this kernel knows; the rest runs on the reference."""
@@ -65,10 +67,10 @@ def _cell(
 ) -> None:  # fmt: skip
     """n pulses on cell (a, r, c), its write noise and wear counter.
 
-    p: d_up s_up d_down s_down low high noise_up noise_down.
+    p: as in _FIELDS.
     """
     place = line_hash(key0, key1, np.uint32(r * cols + c))
-    d_up, s_up, d_down, s_down, low, high, noise_up, noise_down = p
+    low, high, d_up, s_up, d_down, s_down, noise_up, noise_down = p
     d = d_up[a, r, c] if up else d_down[a, r, c]
     s = s_up[a, r, c] if up else s_down[a, r, c]
     extra = np.float32(0) if multiplicative else (noise_up[a, r, c] if up else noise_down[a, r, c])
@@ -98,11 +100,11 @@ def _update_loops(
         if not active[a]:
             continue
         first, last = part * rows // parts, (part + 1) * rows // parts
-        firing = np.empty(col_bits.shape[2], dtype=np.int32)
+        scratch = hits(col_bits.shape[2])
         for s in range(samples):
             update_array(
                 a, first, last, row_bits[a, s], row_sign[a, s], col_bits[a, s], col_sign[a, s], key[a, s, 0], key[a, s, 1],
-                firing, views,
+                scratch, views,
             )  # fmt: skip
 
 
@@ -134,8 +136,8 @@ def _trace_loops(
                 if not mask[a, r, c]:
                     continue
                 place = np.uint32(r * cols + c)
-                d_up, s_up, d_down, s_down = p[0][a, r, c], p[1][a, r, c], p[2][a, r, c], p[3][a, r, c]
-                low, high, extra_up, extra_down = p[4][a, r, c], p[5][a, r, c], p[6][a, r, c], p[7][a, r, c]
+                low, high, d_up, s_up = p[0][a, r, c], p[1][a, r, c], p[2][a, r, c], p[3][a, r, c]
+                d_down, s_down, extra_up, extra_down = p[4][a, r, c], p[5][a, r, c], p[6][a, r, c], p[7][a, r, c]
                 noise, scatter = c2c[a], write[a]
                 w, seen = hidden[a, r, c], state[a, r, c]
                 ups = 0
@@ -171,24 +173,44 @@ _SPREAD_CELLS = 200_000
 """Cells from which on a call is worth waking the other cores for."""
 _JOBS = 4
 """Pieces of work for a thread, so that none waits long for another."""
+_FIELDS = ("low", "high", "d_up", "s_up", "d_down", "s_down", "noise_up", "noise_down")
+"""Order of a cell's record; the noise is there where it is additive."""
 _NO_COUNT = np.zeros((1, 1, 1), dtype=np.int32)
 
 
-def _arguments(cells: Cells) -> tuple[object, ...]:
-    """What every loop takes of the cells; made once, since their tensors change in place only."""
-    if cells.views is not None:
-        return cells.views
-    p = cells.params
-    names = ("d_up", "s_up", "d_down", "s_down", "low", "high")
-    tensors = [p[n].numpy() for n in names] + [p.get(n, p["d_up"]).numpy() for n in ("noise_up", "noise_down")]
-    state = cells.state.numpy()
-    hidden = state if cells.hidden is None else cells.hidden.numpy()
-    c2c = cells.c2c.numpy()
-    write = np.zeros_like(c2c) if cells.write is None else cells.write.numpy()
-    up, down = cells.pulses_up, cells.pulses_down
-    counts = (True, up.numpy(), down.numpy()) if up is not None and down is not None else (False, _NO_COUNT, _NO_COUNT)
-    cells.views = (state, hidden, tuple(tensors), c2c, write, cells.multiplicative, *counts, GAUSS_LOW, GAUSS_RISE)
-    return cells.views
+def _interleaved(params: Params) -> Tensor:
+    """The parameters of a cell beside each other, float32 [array row col field], in the order of ``_FIELDS``.
+
+    ``params`` hold views of it from then on, so that whoever changes them changes the record.
+    """
+    names = [name for name in _FIELDS if name in params]
+    record = torch.stack([params[name] for name in names], dim=-1)
+    params.update({name: record[..., number] for number, name in enumerate(names)})
+    return record
+
+
+def _views(cells: Cells) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """What the loops take of the cells: (of updates, of apply and trace); made once, since tensors change in place only."""
+    if cells.views is None:
+        record = _interleaved(cells.params).numpy()
+        p = [record[..., number] for number in range(record.shape[3])]
+        p += [p[_FIELDS.index("d_up")]] * (len(_FIELDS) - len(p))
+        state = cells.state.numpy()
+        hidden = state if cells.hidden is None else cells.hidden.numpy()
+        c2c = cells.c2c.numpy()
+        write = np.zeros_like(c2c) if cells.write is None else cells.write.numpy()
+        up, down = cells.pulses_up, cells.pulses_down
+        counts = (True, up.numpy(), down.numpy()) if up is not None and down is not None else (False, _NO_COUNT, _NO_COUNT)
+        rest = (*counts, GAUSS_LOW, GAUSS_RISE)
+        walked = (state, hidden, record, c2c, write, cells.multiplicative, cells.hidden is not None, *rest)
+        cells.views = (walked, (state, hidden, tuple(p), c2c, write, cells.multiplicative, *rest))
+    walk, plain = cells.views
+    return walk, plain  # type: ignore[return-value]
+
+
+def walk_views(cells: Cells) -> tuple[object, ...]:
+    """What ``update_array`` takes of the cells."""
+    return _views(cells)[0]
 
 
 def _spread(cells: Cells) -> bool:
@@ -202,14 +224,14 @@ def update(cells: Cells, rows: PulseTrain, cols: PulseTrain, key: Tensor, active
     loops = _update_many if spread else _update_one
     loops(
         packed_bits(rows), rows.sign.contiguous().numpy(), packed_bits(cols), cols.sign.contiguous().numpy(), u32(key),
-        every_array(len(cells.state), active), parts, _arguments(cells),
+        every_array(len(cells.state), active), parts, walk_views(cells),
     )  # fmt: skip
 
 
 def apply(cells: Cells, counts: Tensor, key: Tensor) -> None:
     """``|counts|`` pulses on every cell, up where positive. counts: int32 [array row col]; key: int32 [array 2]."""
     loops = _apply_many if _spread(cells) else _apply_one
-    loops(counts.contiguous().numpy(), u32(key), *_arguments(cells))
+    loops(counts.contiguous().numpy(), u32(key), *_views(cells)[1])
 
 
 def trace(cells: Cells, signs: Tensor, mask: Tensor, key: Tensor, every: int, out: Tensor) -> None:
@@ -218,4 +240,4 @@ def trace(cells: Cells, signs: Tensor, mask: Tensor, key: Tensor, every: int, ou
     signs: int8 [pulse]; key: int32 [array pulse 2]; out: float32 [array row col read].
     """
     loops = _trace_many if _spread(cells) else _trace_one
-    loops(signs.contiguous().numpy(), mask.contiguous().numpy(), every, u32(key), out.numpy(), *_arguments(cells))
+    loops(signs.contiguous().numpy(), mask.contiguous().numpy(), every, u32(key), out.numpy(), *_views(cells)[1])
