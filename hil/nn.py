@@ -51,6 +51,8 @@ class AnalogLinear(nn.Module):
         self.token = nn.Parameter(torch.zeros(0))
         self.bias = nn.Parameter(torch.zeros(self.arrays, algorithm.outputs)) if bias else None
         self.output_scale = nn.Parameter(torch.ones(self.arrays, 1)) if output_scale else None
+        self.time_steps = 1
+        """Time steps of a sample, innermost on the sample axis of x: pairs of one sample, for the algorithm."""
         self.queue: list[tuple[int, Tensor, Tensor]] = []
         self.calls = 0
         self._staged: dict[str, Tensor] = {}
@@ -79,16 +81,17 @@ class AnalogLinear(nn.Module):
         queue, self.queue, self.calls = sorted(self.queue, key=lambda item: item[0]), [], 0
         if not queue:
             return
+        steps = self.time_steps
         if len(queue) == 1:
             _, x, d = queue[0]
-            self.algorithm.step(x, d, 1, factor, active)
+            self.algorithm.step(x, d, steps, factor, active)
             return
         sizes = {x.shape[1] for _, x, _ in queue}
         if len(sizes) > 1:
             raise UsageError(f"AnalogLinear: called with batches of {sorted(sizes)} samples before one step: use one size")
-        x = torch.stack([x for _, x, _ in queue], dim=2).flatten(1, 2)
-        d = torch.stack([d for _, _, d in queue], dim=2).flatten(1, 2)
-        self.algorithm.step(x, d, len(queue), factor, active)
+        x = torch.stack([x.reshape(self.arrays, -1, steps, x.shape[2]) for _, x, _ in queue], dim=2).flatten(1, 3)
+        d = torch.stack([d.reshape(self.arrays, -1, steps, d.shape[2]) for _, _, d in queue], dim=2).flatten(1, 3)
+        self.algorithm.step(x, d, len(queue) * steps, factor, active)
 
     def forget(self) -> None:
         """Drop queued pairs without learning from them."""

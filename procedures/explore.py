@@ -44,8 +44,9 @@ def network_name(config: ExploreConfig, data: Dataset) -> str:
     """What a specification of this exploration holds for."""
     widths = "-".join(map(str, (data.train_x.shape[1], *config.hidden, len(data.classes))))
     limited = "" if config.limit is None else f" limited to {config.limit}"
+    neurons = config.activation if config.spiking is None else config.spiking.name
     # A folder by its own name: where it lies on this machine says nothing of the network.
-    return f"{Path(config.dataset).name}{limited} {widths} {config.activation}, batch {config.batch}, {config.epochs} epochs"
+    return f"{Path(config.dataset).name}{limited} {widths} {neurons}, batch {config.batch}, {config.epochs} epochs"
 
 
 def explore(bench: Bench, config: ExploreConfig, ledger: Ledger) -> ExploreResult:

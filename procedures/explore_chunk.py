@@ -112,7 +112,7 @@ def _train(
     widths = (data.train_x.shape[1], *config.hidden, len(data.classes))
     plan = NetworkPlan(
         widths, config.activation, _NAMES[name], _rates(points), "inputs", UpdateSettings(), UpdateSettings(),
-        "nominal", "nominal", 1.0,
+        "nominal", "nominal", 1.0, config.spiking,
     )  # fmt: skip
     network = build(bench, plan)
     if config.references == "zero-shift" and name != "digital":

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from hil.spiking import SpikingConfig
 from procedures.train_config import Widths
 
 __all__ = ["AXES", "AlgorithmKey", "ExploreConfig"]
@@ -91,6 +92,8 @@ class ExploreConfig(BaseModel):
     limit: int | None = Field(default=None, ge=1)
     hidden: Widths = (32,)
     activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    spiking: SpikingConfig | None = None
+    """Leaky integrate-and-fire neurons in place of the activation (docs/spiking.md, extra ``spiking``); None = none."""
     epochs: int = Field(default=5, ge=1)
     batch: int = Field(default=1, ge=1)
     chunk: int = Field(default=192, ge=1)

@@ -20,6 +20,7 @@ from hil.fused import FusedNetwork, fused_network
 from hil.known import ReferenceChoice, known_devices
 from hil.nn import AnalogLinear
 from hil.programming import ProgramLimits, Programmed, program_conductance
+from hil.spiking import SpikingConfig, SpikingNeurons
 from hil.tile import Tile
 
 __all__ = ["AlgorithmName", "Network", "NetworkPlan", "build", "initialise"]
@@ -41,19 +42,29 @@ class NetworkPlan:
     reference_a: ReferenceChoice
     reference_c: ReferenceChoice
     init_scale: float
+    spiking: SpikingConfig | None = None
+    """Neurons that fire take the place of the activation."""
 
 
 class Network(nn.Module):
-    """The layers in order, the activation between them; logits come out."""
+    """The layers in order, the activation or neurons that fire between them; logits come out."""
 
-    def __init__(self, layers: list[AnalogLinear], activation: Activation) -> None:
+    def __init__(self, layers: list[AnalogLinear], activation: Activation, neurons: SpikingNeurons | None = None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.activation: Activation = activation
+        self.neurons = neurons
+        for layer in layers:
+            layer.time_steps = 1 if neurons is None else neurons.config.steps
 
     def forward(self, x: Tensor) -> Tensor:
         """x [array sample in] -> logits [array sample out]."""
         last = len(self.layers) - 1
+        if self.neurons is not None:
+            x = self.neurons.encode(x)
+            for number, layer in enumerate(self.layers):
+                x = self.neurons.fire(layer(x)) if number < last else self.neurons.read_out(layer(x))
+            return x
         for number, layer in enumerate(self.layers):
             x = layer(x)
             if number < last:
@@ -62,6 +73,8 @@ class Network(nn.Module):
 
     def fused(self) -> FusedNetwork | None:
         """The same network in compiled code; None on a board, and wherever else its plain steps must be taken."""
+        if self.neurons is not None:
+            return None
         layers = [layer for layer in self.layers if isinstance(layer, AnalogLinear)]
         return fused_network([layer.algorithm.fused() if layer.plain else None for layer in layers], self.activation)
 
@@ -76,11 +89,15 @@ class Network(nn.Module):
         return {tile.place.name: tile for algorithm in self.algorithms for tile in algorithm.tiles.values()}
 
     def digital_state(self) -> list[dict[str, Any]]:
-        """Counters and references of every layer."""
-        return [algorithm.state_dict() for algorithm in self.algorithms]
+        """Counters and references of every layer; behind them the counter of input spikes, where there are some."""
+        layers = [algorithm.state_dict() for algorithm in self.algorithms]
+        return layers if self.neurons is None else [*layers, {"coded": self.neurons.counter.clone()}]
 
     def load_digital_state(self, state: list[dict[str, Any]]) -> None:
         """Take back what ``digital_state`` gave."""
+        if self.neurons is not None:
+            *state, coded = state
+            self.neurons.counter.copy_(coded["coded"])
         for algorithm, part in zip(self.algorithms, state, strict=True):
             algorithm.load_state_dict(part)
 
@@ -109,7 +126,8 @@ def build(bench: Bench, plan: NetworkPlan) -> Network:
             )  # fmt: skip
             algorithm = TikiTaka(tile("a", plan.reference_a), tile("c", plan.reference_c), rates)
         layers.append(AnalogLinear(algorithm))
-    return Network(layers, plan.activation)
+    neurons = None if plan.spiking is None else SpikingNeurons(plan.spiking, bench.config.seed, bench.ids)
+    return Network(layers, plan.activation, neurons)
 
 
 def initialise(

@@ -92,7 +92,7 @@ def train(bench: Bench, config: TrainConfig, ledger: Ledger, label: str = "") ->
     transfer_update = UpdateSettings(config.transfer_slots, config.management, config.slot_management, config.pulses)
     plan = NetworkPlan(
         widths, config.activation, config.algorithm, rates, config.transfer, update, transfer_update,
-        config.reference_a, config.reference_c, config.init_scale,
+        config.reference_a, config.reference_c, config.init_scale, config.spiking,
     )  # fmt: skip
     network = build(bench, plan)
     position, curves = Position(), Curves()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from hil.known import ReferenceChoice
+from hil.spiking import SpikingConfig
 
 __all__ = ["Count", "Grid", "Rate", "TrainConfig", "Widths"]
 
@@ -73,6 +74,8 @@ class TrainConfig(BaseModel):
     hidden: Widths = (32,)
     """Lines of each hidden layer, at least 1; ``[]`` = a single layer."""
     activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    spiking: SpikingConfig | None = None
+    """Leaky integrate-and-fire neurons in place of the activation (docs/spiking.md, extra ``spiking``); None = none."""
     epochs: int = Field(default=10, ge=1)
     batch: int = Field(default=1, ge=1)
     seeds: int = Field(default=1, ge=1)

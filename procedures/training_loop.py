@@ -199,8 +199,7 @@ class TrainingLoop:
         come keep their counters, so that neither a transfer nor a pulse train is left out or used twice.
         """
         where = self.position
-        for algorithm, part in zip(self.network.algorithms, small["layers"], strict=True):
-            algorithm.load_state_dict(tensors(part))
+        self.network.load_digital_state([tensors(part) for part in small["layers"]])
         where.epoch, where.step = small["epoch"], small["step"] + 1
         for event in self.ledger.run.events("epoch"):
             if event.payload["label"] == self.label:
