@@ -29,7 +29,7 @@ from procedures.explore_config import ExploreConfig
 from procedures.network import AlgorithmName, Network, NetworkPlan, build, initialise
 from procedures.training_state import data_order
 
-__all__ = ["BOUND_WEIGHT", "asymmetric_bench", "has_boards", "train_chunk", "train_population"]
+__all__ = ["BOUND_WEIGHT", "accuracy_of", "asymmetric_bench", "has_boards", "train_chunk", "train_population"]
 
 BOUND_WEIGHT = 0.6
 """b_w of the asymmetry axis, weight."""
@@ -124,7 +124,7 @@ def _train(
             tile.set_reference(_symmetry_points(tile, config, usable))
     initialise(bench, network, plan, ProgramLimits())
     _epochs(bench, network, config, data, advance)
-    return _accuracy(network, *data.part("validation")), _accuracy(network, *data.part("test"))
+    return accuracy_of(network, *data.part("validation")), accuracy_of(network, *data.part("test"))
 
 
 def _rates(points: Exploration) -> dict[str, Tensor]:
@@ -182,7 +182,7 @@ def _epochs(bench: Bench, network: Network, config: ExploreConfig, data: Dataset
 
 
 @torch.no_grad()
-def _accuracy(network: Network, x: Tensor, y: Tensor) -> Tensor:
+def accuracy_of(network: Network, x: Tensor, y: Tensor) -> Tensor:
     """Fraction right, float64 [array]; a network that puts out NaN has nothing right."""
     fused = network.fused()
     right = torch.zeros(1, dtype=torch.float64)

@@ -87,11 +87,8 @@ def test_a_checkpoint_holds_the_counter_of_input_spikes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exploring_in_any_chunks_gives_the_same_numbers(tmp_path: Path) -> None:
-    options = TINY | {
-        "spiking": SpikingConfig(steps=3, encoding="rate"),
-        "algorithms": ("tiki_taka", "digital"),
-        "limit": 30,
-    }
+    spiking = SpikingConfig(steps=3, encoding="rate", slope=2)
+    options = TINY | {"spiking": spiking, "algorithms": ("tiki_taka", "digital"), "hidden": (), "limit": 40, "epochs": 3}
     whole = explored(ExploreConfig(**options, specify=False), tmp_path / "whole")
     pieces = explored(ExploreConfig(**options, specify=False, chunk=3), tmp_path / "pieces")
     assert np.array_equal(whole.validation, pieces.validation)
@@ -102,14 +99,6 @@ def test_exploring_in_any_chunks_gives_the_same_numbers(tmp_path: Path) -> None:
 
 def test_a_specification_of_another_network_is_told_apart() -> None:
     data = load("digits", limit=10)
-    names = {
-        network_name(ExploreConfig(spiking=spiking), data)
-        for spiking in (
-            None,
-            SpikingConfig(),
-            SpikingConfig(steps=4),
-            SpikingConfig(encoding="rate"),
-            SpikingConfig(beta=0.5),
-        )
-    }
-    assert len(names) == 5
+    given = (None, {}, {"steps": 4}, {"encoding": "rate"}, {"beta": 0.5}, {"slope": 2})
+    configs = [ExploreConfig.model_validate({"spiking": options}) for options in given]
+    assert len({network_name(config, data) for config in configs}) == len(given)
