@@ -47,7 +47,7 @@ class GradientScale:
     layers: FloatArray
     """E|g| by layer, [layer]."""
     lr: float
-    """Geometric mean of the digital learning rates that end there."""
+    """The digital learning rate that ends there."""
     samples: int
     """Of one training: epochs times samples."""
 
@@ -55,8 +55,8 @@ class GradientScale:
 def measure_gradients(bench: Bench, config: ExploreConfig, level: float, data: Dataset, replicas: int) -> GradientScale:
     """Train the digital reference as ``explore`` trains it, at many rates, and look at every gradient.
 
-    level: validation accuracy at the end, met by interpolation between rates. The bench must be elastic: UsageError on a
-    board. DataError where no rate gets there, or the lowest is beyond it already.
+    level: mean validation accuracy at the end, met by interpolation between rates. UsageError on a board: the bench must
+    be elastic. DataError where no rate gets there, or the lowest is beyond it already.
     """
     if has_boards(bench):
         raise UsageError(f"{bench.name}: is a board: gradients of digital trainings are measured on an emulated bench")
@@ -65,16 +65,17 @@ def measure_gradients(bench: Bench, config: ExploreConfig, level: float, data: D
     means, cells = train_digitally(bench, config, lr, data)
     accuracy = means.pop("accuracy").reshape(len(RATES), replicas)
     layers = np.stack([means[name].reshape(len(RATES), replicas) for name in sorted(means)])
-    met = np.array([_meeting(accuracy[:, k], level) for k in range(replicas)])
-    if np.isnan(met).any():
-        ends = accuracy.mean(axis=1)
+    ends = accuracy.mean(axis=1)
+    met = _meeting(ends, level)
+    if np.isnan(met):
         raise DataError(
             f"gradients: digital trainings end between {100 * ends.min():.1f} and {100 * ends.max():.1f} %, and not at "
             f"{100 * level:.1f} %: ask for another level"
         )
-    at = np.array([[np.interp(met[k], np.arange(len(RATES)), row[:, k]) for k in range(replicas)] for row in layers])
+    places = np.arange(len(RATES))
+    at = np.array([[np.interp(met, places, row[:, k]) for k in range(replicas)] for row in layers])
     each = (at * cells[:, None]).sum(axis=0) / cells.sum()
-    rate = float(10 ** np.interp(met.mean(), np.arange(len(RATES)), np.log10(RATES)))
+    rate = float(10 ** np.interp(met, places, np.log10(RATES)))
     error = float(each.std(ddof=1) / replicas**0.5)
     return GradientScale(float(each.mean()), error, at.mean(axis=1), rate, config.epochs * len(data.train_x))
 
