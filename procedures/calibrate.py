@@ -23,6 +23,7 @@ from hil.report.section import Table
 from procedures.adaptive import inside
 from procedures.adaptive_training import explore_adaptively
 from procedures.calibrate_report import calibrate_sections
+from procedures.ends import shown_ends
 from procedures.exploration import Exploration, FloatArray, find_exploration
 from procedures.explore_config import ExploreConfig
 from procedures.surface import Field as SurfaceField
@@ -175,9 +176,9 @@ def calibrate(bench: Bench, config: CalibrateConfig, ledger: Ledger) -> Calibrat
 
 def headline(result: Calibrated) -> Table:
     """The operating point with its region."""
-    extents = result.extents
+    extents, axes = result.extents, dict(zip(result.field.names, result.field.axes, strict=True))
     rows = tuple(
-        (name, f"{value:.4g}", f"{extents[name][0]:.3g} to {extents[name][1]:.3g}", f"{result.raw_point[name]:.4g}",
+        (name, f"{value:.4g}", shown_ends(extents[name], 10 ** axes[name]), f"{result.raw_point[name]:.4g}",
          ", ".join(f"{point[name]:.3g}" for point in result.sensitivity.values()))
         for name, value in result.point.items()
     )  # fmt: skip

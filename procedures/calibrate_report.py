@@ -10,6 +10,7 @@ import numpy as np
 from hil.report.section import Figure, Section, Table
 from hil.report.style import HALF
 from hil.run_reader import RunReader
+from procedures.ends import shown_ends
 
 __all__ = ["LABELS", "calibrate_sections", "contours"]
 
@@ -33,7 +34,7 @@ def calibrate_sections(run: RunReader) -> list[Section]:
     pairs += [pair for pair in itertools.combinations(names, 2) if pair not in pairs and pair[::-1] not in pairs]
     figures = tuple(_figure(found, arrays, pair) for pair in pairs[:_FIGURES])
     rows = tuple(
-        (LABELS.get(name, name), f"{value:.4g}", "{:.3g} to {:.3g}".format(*found["extents"][name]),
+        (LABELS.get(name, name), f"{value:.4g}", shown_ends(tuple(found["extents"][name]), 10 ** arrays[f"axis_{name}"]),
          f"{found['raw_point'][name]:.4g}", ", ".join(f"{point[name]:.3g}" for _, point in found["sensitivity"]))
         for name, value in found["point"].items()
     )  # fmt: skip

@@ -23,6 +23,7 @@ from hil.procedure import Procedure
 from hil.report.section import Table
 from hil.run_reader import RunReader
 from procedures.compare_report import compare_sections
+from procedures.ends import shown_ends
 from procedures.exploration import Exploration
 from procedures.explore_config import ExploreConfig
 from procedures.gradient_scale import GradientScale, measure_gradients
@@ -122,13 +123,10 @@ def _ranges(first: Specification, second: Specification) -> tuple[tuple[str, str
     rows = []
     for one, other in zip(first.deltas, second.deltas, strict=False):
         if one.delta == other.delta:
-            for role, a, b in (("alpha of A", one.alpha_a, other.alpha_a), ("alpha of C", one.alpha_c, other.alpha_c)):
-                rows.append((f"{100 * one.delta:g}", role, _shown(a), _shown(b)))
+            for role, name in (("alpha of A", "alpha_a"), ("alpha of C", "alpha_c")):
+                a, b = (shown_ends(getattr(x, name), getattr(of, name)) for x, of in ((one, first), (other, second)))
+                rows.append((f"{100 * one.delta:g}", role, a, b))
     return tuple(rows)
-
-
-def _shown(ends: tuple[float, float] | None) -> str:
-    return "none passes" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
 def _record(ledger: Ledger, result: Compared) -> None:

@@ -10,6 +10,7 @@ from hil.report.section import Figure, Section, Table
 from hil.report.style import DASHES, HALF, MARKERS, colour
 from hil.run_reader import RunReader
 from procedures.calibrate_report import LABELS, contours
+from procedures.ends import shown_ends
 from procedures.specification import Specification
 
 __all__ = ["FILE", "specify_sections"]
@@ -35,17 +36,10 @@ def specify_sections(run: RunReader) -> list[Section]:
 
 def _ranges(found: Specification) -> Table:
     rows = tuple(
-        (f"{100 * one.delta:g}", _ends(one.alpha_a, found.alpha_a), _ends(one.alpha_c, found.alpha_c))
+        (f"{100 * one.delta:g}", shown_ends(one.alpha_a, found.alpha_a), shown_ends(one.alpha_c, found.alpha_c))
         for one in found.deltas
     )
     return Table("Ranges of asymmetry by allowed loss.", ("loss (points)", "alpha of A", "alpha of C"), rows)
-
-
-def _ends(ends: tuple[float, float] | None, axis: tuple[float, ...]) -> str:
-    if ends is None:
-        return "none passes"
-    open_low, open_high = ends[0] <= axis[0], ends[1] >= axis[-1]
-    return f"{ends[0]:.3g}{' (explored end)' if open_low else ''} to {ends[1]:.3g}{' (explored end)' if open_high else ''}"
 
 
 def _points(found: Specification) -> Table:
