@@ -70,6 +70,8 @@ class Compared:
 
     sides: tuple[Side, Side]
     predicted: float
+    predicted_error: float
+    """Its standard error, from the spread of E|g| over replicas."""
     measured: float
     error: float
     """Standard error of ``measured``; infinite where a contour has no knee."""
@@ -90,6 +92,7 @@ def compare(bench: Bench, config: CompareConfig, ledger: Ledger) -> Compared:
     first, second = sides
     result = Compared(
         (first, second), float(np.log10(second.predicted / first.predicted)),
+        float(np.hypot(*(side.gradient.error / side.gradient.mean for side in sides)) / np.log(10)),
         float(np.log10(second.knee.alpha / first.knee.alpha)), float(np.hypot(first.knee.error, second.knee.error)), ranges,
     )  # fmt: skip
     _record(ledger, result)
@@ -142,10 +145,17 @@ def _record(ledger: Ledger, result: Compared) -> None:
             "layers": gradient.layers,
         }  # fmt: skip
         ledger.event("compared-network", payload, arrays)
-    shift = {"predicted": result.predicted, "measured": _finite(result.measured), "error": _finite(result.error)}
+    shift = {
+        "predicted": result.predicted,
+        "predicted_error": result.predicted_error,
+        "measured": _finite(result.measured),
+        "error": _finite(result.error),
+    }
     ledger.event("compared", {**shift, "ranges": [list(row) for row in result.ranges]})
     text = f"decades of alpha_A, second network against the first; {result.error:.2g} standard error; predicted "
-    ledger.result("shift", result.measured, "decades", f"{text}{result.predicted:+.3f} from E|g|")
+    ledger.result(
+        "shift", result.measured, "decades", f"{text}{result.predicted:+.3f} ± {result.predicted_error:.2g} from E|g|"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -159,7 +169,14 @@ def headline(result: Compared) -> Table:
          f"{side.knee.alpha:.3g} (± {side.knee.error:.2g} decades)")
         for side in result.sides
     ]  # fmt: skip
-    rows.append(("shift (decades)", "", f"{result.predicted:+.3f}", f"{result.measured:+.3f} ± {result.error:.2g}"))
+    rows.append(
+        (
+            "shift (decades)",
+            "",
+            f"{result.predicted:+.3f} ± {result.predicted_error:.2g}",
+            f"{result.measured:+.3f} ± {result.error:.2g}",
+        )
+    )
     return Table(
         "Where A begins to forget within one training", ("network", "E|g|", "predicted alpha", "measured"), tuple(rows)
     )

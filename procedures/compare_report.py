@@ -30,7 +30,8 @@ def compare_sections(run: RunReader) -> list[Section]:
         "as long as the training, at alpha_1, the rate for equal accuracy bends from flat to slope +1. Predicted from E|g| "
         "of digital trainings that end at the same accuracy, averaged over cells and over the training; measured by fitting "
         "the law of a leaky integrator (lines).\n\n"
-        f"Shift of the second network in decades of alpha_A: predicted {shift['predicted']:+.3f}; {measured}."
+        f"Shift of the second network in decades of alpha_A: predicted {shift['predicted']:+.3f} ± "
+        f"{number(shift['predicted_error'], 2)}; {measured}."
     )
     rows = tuple(
         (payload["network"], f"{number(payload['gradient'], 3)} ± {number(payload['gradient_error'], 2)}",
