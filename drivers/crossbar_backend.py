@@ -28,6 +28,7 @@ from hil.wire import BadFrame, Kind
 from hil.wire_body import pack_floats, unpack_floats
 from hil.wire_session import Status
 from hil.wire_verbs import Op, Shape
+from hil.wire_words import signed_words
 
 __all__ = ["CrossbarBoard"]
 
@@ -338,5 +339,4 @@ def _flat(cells: Tensor) -> NDArray[Any]:
 
 def _words(train: PulseTrain) -> verbs.Words:
     """The words of ``hil.wire_verbs.Update``, [sample line]."""
-    bits = train.bits()[0].numpy().view(np.uint32)
-    return bits | ((train.sign[0] < 0).numpy().astype(np.uint32) << np.uint32(31))
+    return signed_words(train.bits()[0].numpy().view(np.uint32), train.sign[0].numpy())

@@ -272,7 +272,7 @@ class PulseTrain:
         if self.kind == "stochastic" and self.sign.device.type == "cpu":
             out = torch.zeros(self.sign.shape, dtype=torch.int32)
             draw_bits(
-                self.threshold.numpy(), self.sign.contiguous().numpy(), self.slots.contiguous().numpy(),
+                self.probability.contiguous().numpy(), self.sign.contiguous().numpy(), self.slots.contiguous().numpy(),
                 _words(self.key), _words(self.line), out.numpy().view(np.uint32),
             )  # fmt: skip
             return out

@@ -62,6 +62,8 @@ class PhysicalGuard:
         self.inner, self.info, self.wear = backend, backend.info, wear
         self._limits, self._ledger, self._board = limits, ledger, board_name
         self._excluded = None if limits is None else excluded_mask(limits, self.info, board_name)
+        self._shapes: set[PulseShape] = set()
+        """What the limits, which do not change, allow."""
         self._posted: list[int] = []
         self._unknown = self._faults = 0
         self.__dict__.update(companions(backend))
@@ -112,10 +114,9 @@ class PhysicalGuard:
         return result
 
     def _count_reads(self, volts: Tensor, direction: Direction, active: Tensor | None) -> None:
-        times = (volts != 0).sum(dim=1)
+        count = np.count_nonzero(volts.cpu().numpy(), axis=1)
         if active is not None:
-            times = times * active[:, None]
-        count = times.cpu().numpy()
+            count = count * active.cpu().numpy()[:, None]
         self.wear.add_reads(self.info, count[:, :, None] if direction == "forward" else count[:, None, :])
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
@@ -153,6 +154,8 @@ class PhysicalGuard:
             if confirmed:
                 self._settle_posted("done")
             self.wear.flush()
+            if self._ledger is not None:
+                self._ledger.settle((), "done")
         return confirmed
 
     def status(self) -> dict[str, Any]:
@@ -267,7 +270,9 @@ class PhysicalGuard:
             if self._limits is None or self._excluded is None:
                 need = f"a physical board does not pulse without: add [boards.{name}.limits] to the bench file"
                 raise LimitError(f"boards.{name} has no [limits] section: {need}")
-            check_shape(shape, self.info, self._limits, name)
+            if shape not in self._shapes:
+                check_shape(shape, self.info, self._limits, name)
+                self._shapes.add(shape)
             check_cells(pulses, self.wear.cells(self.info).pulses, self._excluded, self._limits, name)
         except LimitError as exc:
             if ledger is not None:
@@ -301,7 +306,8 @@ class PhysicalGuard:
         """Settle what was posted, or what of it is among ``numbers``."""
         settled = [number for number in self._posted if numbers is None or number in numbers]
         if settled and self._ledger is not None:
-            self._ledger.settle(settled, outcome, message)
+            settle = self._ledger.settle_soon if outcome == "done" else self._ledger.settle
+            settle(settled, outcome, message)
             self._posted = [number for number in self._posted if number not in settled]
             if outcome == "done":
                 self._unknown = 0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hil.wire import BadFrame
 from hil.wire_body import Reader
 
-__all__ = ["Words", "check_words", "pack_words", "read_words"]
+__all__ = ["Words", "check_words", "pack_words", "read_words", "signed_words"]
 
 Words = NDArray[np.uint32]
 """[sample line]; 0 = silent."""
@@ -28,6 +28,13 @@ def pack_words(lines: Words) -> bytes:
     bitmap, words = np.zeros((flat.size + 7) // 8, dtype=np.uint8), np.empty(flat.size, dtype="<u4")
     fires = _gather(flat, bitmap, words)
     return bitmap.tobytes() + words[:fires].tobytes()
+
+
+def signed_words(bits: Words, sign: NDArray[np.int8]) -> Words:
+    """Packed slots and signs, [sample line] each, as words."""
+    words = np.empty(bits.shape, dtype=np.uint32)
+    _sign(bits, sign, words)
+    return words
 
 
 def read_words(reader: Reader, samples: int, lines: int) -> Words:
@@ -53,6 +60,13 @@ def check_words(rows: Words, cols: Words, slots: NDArray[np.uint8]) -> None:
         raise BadFrame("a sample has more than 31 slots")
     if any(_beyond(words, slots) for words in (rows, cols)):
         raise BadFrame("a line fires in a slot that its sample does not have")
+
+
+@numba.njit(cache=True, nogil=True)
+def _sign(bits: Words, sign: NDArray[np.int8], out: Words) -> None:
+    for s in range(bits.shape[0]):
+        for i in range(bits.shape[1]):
+            out[s, i] = bits[s, i] | (np.uint32(0x80000000) if sign[s, i] < 0 else np.uint32(0))
 
 
 @numba.njit(cache=True, nogil=True)
