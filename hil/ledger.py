@@ -75,6 +75,7 @@ class Ledger:
         self.run = RunReader(folder, db, self._mutex, self._write_settled)
         self._batched: int | None = None
         self._settled: list[tuple[Any, ...]] = []
+        self._full = False
         self._digital: Any = None
         self._safe: bool | None = None
         self._stopped = False
@@ -316,6 +317,12 @@ class Ledger:
         if not self._stopped and self._db.in_transaction:
             self._db.execute("COMMIT")
 
+    def _to_disk(self, full: bool) -> None:
+        """Whether commits from now on wait for the disk."""
+        if full != self._full:
+            self._db.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+            self._full = full
+
     @contextmanager
     def _transaction(self, full: bool = False) -> Iterator[sqlite3.Connection]:
         """What a writing method writes, all or nothing; ``full``: on the disk, not just with the operating system."""
@@ -325,9 +332,8 @@ class Ledger:
             try:
                 if full or self._batched is None:
                     self._commit()
-                if full:
-                    self._db.execute("PRAGMA synchronous=FULL")
                 if not self._db.in_transaction:
+                    self._to_disk(full)
                     self._db.execute("BEGIN IMMEDIATE")
                 if self._settled:
                     rows, self._settled = self._settled, []
@@ -344,7 +350,5 @@ class Ledger:
                     self._batched = (self._batched + 1) % BATCH
                 if full or not self._batched:
                     self._commit()
-                if full:
-                    self._db.execute("PRAGMA synchronous=NORMAL")
             except sqlite3.Error as exc:
                 raise DataError(f"{self.folder}: cannot write the run record ({exc}): make room and resume the run") from exc
