@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,7 @@ from hil.wire import BadFrame, Kind
 from hil.wire_body import pack_floats, unpack_floats
 from hil.wire_session import Status
 from hil.wire_verbs import Op, Shape
+from hil.wire_words import signed_words
 
 __all__ = ["CrossbarBoard"]
 
@@ -89,21 +91,56 @@ class CrossbarBoard:
 
     def mvm(self, volts: Tensor, direction: Direction, active: Tensor | None = None) -> Tensor:
         with self._meter:
-            info = self.info
-            sensed = info.cols if direction == "forward" else info.rows
-            check_mvm(volts, direction, info)
-            line_v, (low, high) = volts[0].contiguous().numpy(), self._volts
-            # The usual case costs two numbers; what lies outside, or is none, is looked at closely.
-            if volts.numel() and not (line_v.min() >= low and line_v.max() <= high):
-                check_volts(volts, info, self._limits, self.name)
-            at_once = info.rows_at_once if direction == "forward" else info.cols_at_once
-            if at_once and volts.numel() and int((volts != 0).sum(dim=2).max()) > at_once:
-                raise LimitError(f"boards.{self.name}: more than {at_once} lines driven at once: split the product")
             if not self._is_on(active):
+                self._check_volts(volts, direction)
                 self.session.finish()
-                return torch.zeros(1, volts.shape[1], sensed)
-            parts = verbs.mvm(line_v, direction == "backward", self.session.hello)
-            return torch.from_numpy(np.concatenate([_NOTHING, *self._floats(parts)])).view(1, volts.shape[1], sensed)
+                return torch.zeros(1, volts.shape[1], self._sensed(direction))
+            requests = self._products(volts, direction)
+            self._post(requests)
+            self.session.finish()
+            return self._currents(requests, volts, direction)
+
+    def post_mvm(self, volts: Tensor, direction: Direction, active: Tensor | None = None) -> Callable[[], Tensor]:
+        """``hil.posted.HasPostedMvm``."""
+        with self._meter:
+            if not self._is_on(active):
+                self._check_volts(volts, direction)
+                nothing = torch.zeros(1, volts.shape[1], self._sensed(direction))
+                return lambda: nothing
+            requests = self._products(volts, direction)
+            self._post(requests)
+
+        def wait() -> Tensor:
+            with self._meter.more:
+                self.session.answers(requests)
+                return self._currents(requests, volts, direction)
+
+        return wait
+
+    def _check_volts(self, volts: Tensor, direction: Direction) -> NDArray[np.float32]:
+        """The voltages [sample line], if they may be driven."""
+        info = self.info
+        check_mvm(volts, direction, info)
+        line_v, (low, high) = volts[0].contiguous().numpy(), self._volts
+        # The usual case costs two numbers; what lies outside, or is none, is looked at closely.
+        if volts.numel() and not (line_v.min() >= low and line_v.max() <= high):
+            check_volts(volts, info, self._limits, self.name)
+        at_once = info.rows_at_once if direction == "forward" else info.cols_at_once
+        if at_once and volts.numel() and int((volts != 0).sum(dim=2).max()) > at_once:
+            raise LimitError(f"boards.{self.name}: more than {at_once} lines driven at once: split the product")
+        return line_v
+
+    def _products(self, volts: Tensor, direction: Direction) -> list[Request]:
+        return verbs.mvm(self._check_volts(volts, direction), direction == "backward", self.session.hello)
+
+    def _sensed(self, direction: Direction) -> int:
+        return self.info.cols if direction == "forward" else self.info.rows
+
+    def _currents(self, requests: list[Request], volts: Tensor, direction: Direction) -> Tensor:
+        """[1 sample sensed] of requests that were answered."""
+        parts = self._unpacked(requests, [request.reply or b"" for request in requests])
+        current = parts[0] if len(parts) == 1 else np.concatenate([_NOTHING, *parts])
+        return torch.from_numpy(current).view(1, volts.shape[1], self._sensed(direction))
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
         with self._meter:
@@ -251,7 +288,9 @@ class CrossbarBoard:
 
     def _floats(self, requests: list[Request]) -> list[NDArray[np.float32]]:
         """Replies to requests, each of the length that it must have."""
-        replies = self.session.many(requests)
+        return self._unpacked(requests, self.session.many(requests))
+
+    def _unpacked(self, requests: list[Request], replies: list[bytes]) -> list[NDArray[np.float32]]:
         try:
             return [unpack_floats(reply, one.answer_bytes // 4) for one, reply in zip(requests, replies, strict=True)]
         except BadFrame as exc:
@@ -269,6 +308,8 @@ class _Meter:
 
     def __init__(self) -> None:
         self.operations, self.cpu_s, self._began_s = 0, 0.0, 0.0
+        self.more = _More(self)
+        """Of an operation that was counted when it began."""
 
     def __enter__(self) -> None:
         self._began_s = time.thread_time()
@@ -278,6 +319,19 @@ class _Meter:
         self.operations += 1
 
 
+class _More:
+    """Counts more CPU time, and no operation."""
+
+    def __init__(self, meter: _Meter) -> None:
+        self._meter, self._began_s = meter, 0.0
+
+    def __enter__(self) -> None:
+        self._began_s = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._meter.cpu_s += time.thread_time() - self._began_s
+
+
 def _flat(cells: Tensor) -> NDArray[Any]:
     """[1 row col] as [cell]."""
     return cells.detach().cpu().contiguous().view(-1).numpy()
@@ -285,5 +339,4 @@ def _flat(cells: Tensor) -> NDArray[Any]:
 
 def _words(train: PulseTrain) -> verbs.Words:
     """The words of ``hil.wire_verbs.Update``, [sample line]."""
-    bits = train.bits()[0].numpy().view(np.uint32)
-    return bits | ((train.sign[0] < 0).numpy().astype(np.uint32) << np.uint32(31))
+    return signed_words(train.bits()[0].numpy().view(np.uint32), train.sign[0].numpy())

@@ -47,6 +47,8 @@ class Request:
     error: ErrorReply | None = None
     tries: int = 0
     """How often it was sent as a new request."""
+    settled: bool = False
+    """Whether it and all before it were answered, and nothing of it is to be done again."""
     hinted: bool = False
     """Whether it was sent again because of a gap, since the last time-out."""
     abandoned: bool = False
@@ -59,7 +61,7 @@ class Request:
 
     def fresh(self) -> Request:
         """The same, to be sent as a new request."""
-        self.reply, self.error, self.frame, self.hinted = None, None, b"", False
+        self.reply, self.error, self.frame, self.hinted, self.settled = None, None, b"", False, False
         self.tries += 1
         return self
 

@@ -77,6 +77,23 @@ class Session:
             failure, self._failure = self._failure, None
             raise failure
 
+    def answers(self, requests: list[Request]) -> list[bytes]:
+        """Replies to posted requests, once all up to them are answered; raises the first failure since the last time."""
+        try:
+            while self._failure is None and not all(request.settled for request in requests):
+                if not (self._flight or self._backlog or self._redo):
+                    verb = requests[0].kind.name.lower()
+                    raise HardwareError(f"{self._port.address}: {verb} was dropped behind a failure: ask for it again")
+                self._turn()
+        except HilError:
+            raise
+        except BaseException:
+            self._abandon()
+            raise
+        if self._failure is not None:
+            self.finish()
+        return [request.reply or b"" for request in requests]
+
     def many(self, requests: list[Request]) -> list[bytes]:
         """Replies to requests, and everything posted before them done."""
         for request in requests:
@@ -211,12 +228,15 @@ class Session:
             self.trips += self._armed
         if code == Code.WATCHDOG or (request.kind == Kind.SAFE and error is None) or (request.kind == Kind.ARM and error):
             self._armed = False
+        request.settled = True
         if request.abandoned:
             self._skipping = self._skipping or error is not None
         elif self._failure is None and code in NOT_DONE:
+            request.settled = False
             self._redo.append(request)
         elif self._failure is None and self._redo and not request.pulses:
             # It came too early: what was to be done before it has yet to be.
+            request.settled = False
             self._redo.append(request)
         elif error is not None and code != Code.SKIPPED:
             self._fail(fault(request, error, self._port.address))

@@ -10,12 +10,15 @@ A one-hot input is a single pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from hil.backend import ArrayBackend, Direction
+from hil.backend import ArrayBackend, ArrayInfo, Direction
+from hil.posted import HasPostedMvm
 
-__all__ = ["ALMOST_FULL", "BITS", "drive"]
+__all__ = ["ALMOST_FULL", "BITS", "drive", "drive_later"]
 
 BITS = 7
 """Bits of an input that is fed bit-serially; as many as the default DAC has."""
@@ -32,27 +35,43 @@ def drive(
     volts: float32 [array sample line], |volts| <= read_v; current: float32 [array sample sensed] in ampere;
     saturated: bool [array sample sensed], None where the board cannot saturate. one_hot: every line is at 0 or read_v.
     """
-    info = backend.info
-    if info.read_levels == 2:
-        return _bit_serial(backend, volts, read_v, direction, active, one_hot)
-    if info.read_levels > 2:
-        grain = (info.read_v.high - info.read_v.low) / (info.read_levels - 1)
-        volts = (volts / grain).round() * grain
+    if backend.info.read_levels == 2 and not one_hot:
+        return _bit_serial(backend, volts, read_v, direction, active)
+    volts = _converted(backend.info, volts)
     current = backend.mvm(volts, direction, active)
-    return volts, current, _saturated(backend, current)
+    return volts, current, _saturated(backend.info, current)
 
 
-def _saturated(backend: ArrayBackend, current: Tensor) -> Tensor | None:
-    full = backend.info.full_scale_a
+def drive_later(
+    backend: HasPostedMvm, info: ArrayInfo, volts: Tensor, direction: Direction, active: Tensor | None
+) -> Callable[[], tuple[Tensor, Tensor, Tensor | None]]:
+    """``drive`` begun, of inputs that are one-hot; the function waits for what it gives."""
+    volts = _converted(info, volts)
+    wait = backend.post_mvm(volts, direction, active)
+
+    def result() -> tuple[Tensor, Tensor, Tensor | None]:
+        current = wait()
+        return volts, current, _saturated(info, current)
+
+    return result
+
+
+def _converted(info: ArrayInfo, volts: Tensor) -> Tensor:
+    """Voltages as the board's DAC has them."""
+    if info.read_levels <= 2:
+        return volts
+    grain = (info.read_v.high - info.read_v.low) / (info.read_levels - 1)
+    return (volts / grain).round() * grain
+
+
+def _saturated(info: ArrayInfo, current: Tensor) -> Tensor | None:
+    full = info.full_scale_a
     return None if full == float("inf") else current.abs() >= full * ALMOST_FULL
 
 
 def _bit_serial(
-    backend: ArrayBackend, volts: Tensor, read_v: float, direction: Direction, active: Tensor | None, one_hot: bool
+    backend: ArrayBackend, volts: Tensor, read_v: float, direction: Direction, active: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    if one_hot:
-        current = backend.mvm(volts, direction, active)
-        return volts, current, _saturated(backend, current)
     arrays, samples, lines = volts.shape
     top = 2**BITS - 1
     size = (volts.abs() * (top / read_v)).round().to(torch.int64)
@@ -66,7 +85,7 @@ def _bit_serial(
         planes, weight = planes[..., used], weight[used]
     passes = planes.permute(0, 1, 3, 2).reshape(arrays, -1, lines).float() * read_v
     current = backend.mvm(passes, direction, active).view(arrays, samples, len(weight), -1)
-    saturated = _saturated(backend, current)
+    saturated = _saturated(backend.info, current)
     applied = torch.sign(volts) * size * (read_v / top)
     total = (current * weight[:, None]).sum(dim=2)
     return applied.float(), total, None if saturated is None else saturated.any(dim=2)

@@ -163,6 +163,7 @@ class PulseTrain:
     a line is hashed with, so that a slice of a train draws the same bits.
     kind: ``stochastic`` fires each slot with the probability; ``spread`` fires in round(p * slots) evenly spread slots,
     ``first`` in the first round(p * slots) ones; ``given`` in those of ``packed``, int32 [array sample line].
+    exact: whether ``packed`` has no bit beyond a sample's slots or on a line of sign 0, so that nothing has to be masked.
     """
 
     probability: Tensor
@@ -172,6 +173,7 @@ class PulseTrain:
     line: Tensor
     kind: TrainKind = "stochastic"
     packed: Tensor | None = None
+    exact: bool = False
 
     @classmethod
     def given(cls, bits: Tensor, sign: Tensor, slots: Tensor) -> PulseTrain:
@@ -212,6 +214,8 @@ class PulseTrain:
 
     def lines(self, part: slice) -> PulseTrain:
         """The train of some of the lines, drawing the same bits as in the whole."""
+        if part == slice(0, self.sign.shape[-1]):
+            return self
         return replace(
             self,
             probability=self.probability[..., part],
@@ -243,7 +247,7 @@ class PulseTrain:
 
     def drawn(self) -> PulseTrain:
         """The same train with its bits drawn once and for all: for whoever needs them more than once."""
-        return self if self.packed is not None else replace(self, kind="given", packed=self.bits())
+        return self if self.exact else replace(self, kind="given", packed=self.bits(), exact=True)
 
     def fired(self) -> Tensor:
         """bool [array sample line slot], slot axis MAX_SLOTS long: where the lines pulse."""
@@ -264,11 +268,13 @@ class PulseTrain:
         return fires & inside & (self.sign != 0)[..., None]
 
     def bits(self) -> Tensor:
-        """Packed slots, int32 [array sample line]: slot s is bit s."""
+        """Packed slots, int32 [array sample line]: slot s is bit s. Not to be written to."""
+        if self.exact and self.packed is not None:
+            return self.packed
         if self.kind == "stochastic" and self.sign.device.type == "cpu":
             out = torch.zeros(self.sign.shape, dtype=torch.int32)
             draw_bits(
-                self.threshold.numpy(), self.sign.contiguous().numpy(), self.slots.contiguous().numpy(),
+                self.probability.contiguous().numpy(), self.sign.contiguous().numpy(), self.slots.contiguous().numpy(),
                 _words(self.key), _words(self.line), out.numpy().view(np.uint32),
             )  # fmt: skip
             return out

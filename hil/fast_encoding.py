@@ -159,7 +159,7 @@ def fire_lines(
 
 @numba.njit(cache=True, nogil=True)
 def draw_bits(
-    threshold: NDArray[np.int32],
+    p: _F32,
     sign: NDArray[np.int8],
     slots: NDArray[np.int32],
     key: NDArray[np.uint32],
@@ -173,7 +173,7 @@ def draw_bits(
             total = slots[a, s]
             key0, key1 = key[a, s, 0], key[a, s, 1]
             for i in range(lines):
-                level = threshold[a, s, i]
-                if sign[a, s, i] == 0 or level == 0:
+                limit = np.uint32(np.rint(np.float32(p[a, s, i] * _ONE_24)))
+                if sign[a, s, i] == 0 or limit == 0:
                     continue
-                out[a, s, i] = line_bits(np.uint32(level), total, key0, key1, line[i])
+                out[a, s, i] = line_bits(limit, total, key0, key1, line[i])

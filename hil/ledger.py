@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,6 +50,11 @@ Clock = Callable[[], tuple[float, datetime]]
 """Monotonic seconds and UTC."""
 
 
+@lru_cache(maxsize=256)
+def _shape_json(shape: PulseShape) -> str:
+    return to_json(shape)
+
+
 def system_clock() -> tuple[float, datetime]:
     """This machine's clocks."""
     return time.monotonic(), datetime.now(UTC)
@@ -66,8 +72,10 @@ class Ledger:
         self.id = folder.name
         self._db, self._lock, self._clock = db, lock, clock
         self._mutex = threading.RLock()
-        self.run = RunReader(folder, db, self._mutex)
+        self.run = RunReader(folder, db, self._mutex, self._write_settled)
         self._batched: int | None = None
+        self._settled: list[tuple[Any, ...]] = []
+        self._full = False
         self._digital: Any = None
         self._safe: bool | None = None
         self._stopped = False
@@ -211,7 +219,7 @@ class Ledger:
 
         cells: pulses per cell, integers >= 0 [2 array row col]: up, down; passes: array-wide pulse passes.
         """
-        text, packed = to_json(shape), pack_cells(cells)
+        text, packed = _shape_json(shape), pack_cells(cells)
         sha = hashlib.sha256(f"{board}/{verb}/{text}/".encode() + packed).hexdigest()
         now = self._now()
         digital = self._digital() if callable(self._digital) else self._digital
@@ -226,10 +234,18 @@ class Ledger:
 
     def settle(self, numbers: Sequence[int], status: Outcome, message: str = "") -> None:
         """Record what became of operations."""
+        self.settle_soon(numbers, status, message)
+        with self._transaction():
+            pass
+
+    def settle_soon(self, numbers: Sequence[int], status: Outcome, message: str = "") -> None:
+        """``settle`` with what is written next: a killed process leaves these operations pending, others see them late.
+
+        For what is done: to read its cells again does no harm, and a commit of its own is dear between two pulses.
+        """
         now = self._now()
-        with self._transaction() as db:
-            rows = [(number, status, message, *now) for number in numbers]
-            db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, NULL, ?, ?)", rows)
+        with self._mutex:
+            self._settled += [(number, status, message, *now) for number in numbers]
 
     def pending(self) -> list[Operation]:
         """Operations of which it is not known that they are done: read their cells again, never send them again."""
@@ -262,6 +278,8 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the files without ending the run in the record; may be called twice."""
+        with suppress(DataError):
+            self._write_settled()
         self._stopped = True
         self._db.close()
         self._lock.close()
@@ -289,9 +307,21 @@ class Ledger:
         with self._transaction() as db:
             db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
+    def _write_settled(self) -> None:
+        """Write what ``settle_soon`` has kept, as before this process reads its own record."""
+        if self._settled and not self._stopped:
+            with self._transaction():
+                pass
+
     def _commit(self) -> None:
         if not self._stopped and self._db.in_transaction:
             self._db.execute("COMMIT")
+
+    def _to_disk(self, full: bool) -> None:
+        """Whether commits from now on wait for the disk."""
+        if full != self._full:
+            self._db.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+            self._full = full
 
     @contextmanager
     def _transaction(self, full: bool = False) -> Iterator[sqlite3.Connection]:
@@ -302,10 +332,12 @@ class Ledger:
             try:
                 if full or self._batched is None:
                     self._commit()
-                if full:
-                    self._db.execute("PRAGMA synchronous=FULL")
                 if not self._db.in_transaction:
+                    self._to_disk(full)
                     self._db.execute("BEGIN IMMEDIATE")
+                if self._settled:
+                    rows, self._settled = self._settled, []
+                    self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, NULL, ?, ?)", rows)
                 self._db.execute("SAVEPOINT record")
                 try:
                     yield self._db
@@ -318,7 +350,5 @@ class Ledger:
                     self._batched = (self._batched + 1) % BATCH
                 if full or not self._batched:
                     self._commit()
-                if full:
-                    self._db.execute("PRAGMA synchronous=NORMAL")
             except sqlite3.Error as exc:
                 raise DataError(f"{self.folder}: cannot write the run record ({exc}): make room and resume the run") from exc

@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hil.algorithms.base import Algorithm
+from hil.algorithms.base import Algorithm, Overlapping
 from hil.errors import ShapeError, UsageError
 from hil.programming import ProgramLimits, Programmed, program_weights
 
 __all__ = ["AnalogLinear", "AnalogOptimizer", "population_loss"]
+
+
+def _nothing() -> None:
+    """What a layer leaves that is done."""
 
 
 class _Product(torch.autograd.Function):
@@ -76,22 +80,29 @@ class AnalogLinear(nn.Module):
         """Whether y = W x is all it does."""
         return self.bias is None and self.output_scale is None
 
-    def learn(self, factor: float, active: Tensor | None) -> None:
-        """Hand the queued pairs to the algorithm: sample after sample, the calls of a sample oldest first."""
+    def learn(self, factor: float, active: Tensor | None) -> Callable[[], None]:
+        """Hand the queued pairs to the algorithm: sample after sample, the calls of a sample oldest first.
+
+        The function does what may wait until the other layers have begun.
+        """
         queue, self.queue, self.calls = sorted(self.queue, key=lambda item: item[0]), [], 0
         if not queue:
-            return
+            return _nothing
         steps = self.time_steps
         if len(queue) == 1:
             _, x, d = queue[0]
-            self.algorithm.step(x, d, steps, factor, active)
-            return
-        sizes = {x.shape[1] for _, x, _ in queue}
-        if len(sizes) > 1:
-            raise UsageError(f"AnalogLinear: called with batches of {sorted(sizes)} samples before one step: use one size")
-        x = torch.stack([x.reshape(self.arrays, -1, steps, x.shape[2]) for _, x, _ in queue], dim=2).flatten(1, 3)
-        d = torch.stack([d.reshape(self.arrays, -1, steps, d.shape[2]) for _, _, d in queue], dim=2).flatten(1, 3)
+        else:
+            sizes = {x.shape[1] for _, x, _ in queue}
+            if len(sizes) > 1:
+                raise UsageError(
+                    f"AnalogLinear: called with batches of {sorted(sizes)} samples before one step: use one size"
+                )
+            x = torch.stack([x.reshape(self.arrays, -1, steps, x.shape[2]) for _, x, _ in queue], dim=2).flatten(1, 3)
+            d = torch.stack([d.reshape(self.arrays, -1, steps, d.shape[2]) for _, _, d in queue], dim=2).flatten(1, 3)
+        if isinstance(self.algorithm, Overlapping):
+            return self.algorithm.begin(x, d, len(queue) * steps, factor, active)
         self.algorithm.step(x, d, len(queue) * steps, factor, active)
+        return _nothing
 
     def forget(self) -> None:
         """Drop queued pairs without learning from them."""
@@ -145,8 +156,8 @@ class AnalogOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of everything."""
-        for layer in self.layers:
-            layer.learn(self.param_groups[0]["lr"], self.active)
+        for rest in [layer.learn(self.param_groups[0]["lr"], self.active) for layer in self.layers]:
+            rest()
         for group in self.param_groups[1:]:
             for p in group["params"]:
                 if p.grad is not None:

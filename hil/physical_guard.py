@@ -36,6 +36,7 @@ from hil.encoding import PulseTrain
 from hil.errors import HardwareError, HilError, LimitError, PulseOutcomeUnknown, UsageError
 from hil.ledger import Ledger
 from hil.limits import Limits, check_cells, check_shape, check_volts, excluded_mask
+from hil.posted import HasPostedMvm
 from hil.records import Array, Outcome
 from hil.reread import reread
 from hil.wear import Wear
@@ -61,9 +62,13 @@ class PhysicalGuard:
         self.inner, self.info, self.wear = backend, backend.info, wear
         self._limits, self._ledger, self._board = limits, ledger, board_name
         self._excluded = None if limits is None else excluded_mask(limits, self.info, board_name)
+        self._shapes: set[PulseShape] = set()
+        """What the limits, which do not change, allow."""
         self._posted: list[int] = []
-        self._unknown = 0
+        self._unknown = self._faults = 0
         self.__dict__.update(companions(backend))
+        if isinstance(backend, HasPostedMvm):
+            self.__dict__["post_mvm"] = self._post_mvm
         if isinstance(backend, HasVerify):
             self.__dict__["verify"] = self._verify
         if isinstance(backend, HasReference):
@@ -79,12 +84,40 @@ class PhysicalGuard:
         """As the backend's; LimitError for a voltage outside the limits. Reads are counted."""
         check_volts(volts, self.info, self._limits, self._board)
         current = self._barrier(lambda: self.inner.mvm(volts, direction, active))
-        times = (volts != 0).sum(dim=1)
-        if active is not None:
-            times = times * active[:, None]
-        count = times.cpu().numpy()
-        self.wear.add_reads(self.info, count[:, :, None] if direction == "forward" else count[:, None, :])
+        self._count_reads(volts, direction, active)
         return current
+
+    def _post_mvm(self, volts: Tensor, direction: Direction, active: Tensor | None = None) -> Callable[[], Tensor]:
+        """``HasPostedMvm``: what was posted before it is done when its currents are there."""
+        check_volts(volts, self.info, self._limits, self._board)
+        assert isinstance(self.inner, HasPostedMvm)
+        before, faults = tuple(self._posted), self._faults
+        try:
+            wait = self.inner.post_mvm(volts, direction, active)
+        except HardwareError:
+            # There is no link: it is asked for in its turn, and said then.
+            return lambda: self.mvm(volts, direction, active)
+
+        def result() -> Tensor:
+            if self._faults != faults:
+                # Something has failed since, and took with it what was under way: ask again.
+                return self.mvm(volts, direction, active)
+            try:
+                current = wait()
+            except (HardwareError, LimitError) as exc:
+                self._failed(exc)
+                return self.mvm(volts, direction, active)
+            self._settle_posted("done", numbers=before)
+            self._count_reads(volts, direction, active)
+            return current
+
+        return result
+
+    def _count_reads(self, volts: Tensor, direction: Direction, active: Tensor | None) -> None:
+        count = np.count_nonzero(volts.cpu().numpy(), axis=1)
+        if active is not None:
+            count = count * active.cpu().numpy()[:, None]
+        self.wear.add_reads(self.info, count[:, :, None] if direction == "forward" else count[:, None, :])
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
         """As the backend's, checked and recorded."""
@@ -121,6 +154,8 @@ class PhysicalGuard:
             if confirmed:
                 self._settle_posted("done")
             self.wear.flush()
+            if self._ledger is not None:
+                self._ledger.settle((), "done")
         return confirmed
 
     def status(self) -> dict[str, Any]:
@@ -218,6 +253,7 @@ class PhysicalGuard:
             # Ctrl-C says nothing of what was posted before; a fault of the link does.
             if number is not None:
                 before = self._posted if isinstance(exc, HardwareError) else []
+                self._faults += isinstance(exc, HardwareError)
                 with suppress(HilError):
                     ledger.settle([*before, number], "uncertain", f"{type(exc).__name__}: {exc}")
                     before.clear()
@@ -234,7 +270,9 @@ class PhysicalGuard:
             if self._limits is None or self._excluded is None:
                 need = f"a physical board does not pulse without: add [boards.{name}.limits] to the bench file"
                 raise LimitError(f"boards.{name} has no [limits] section: {need}")
-            check_shape(shape, self.info, self._limits, name)
+            if shape not in self._shapes:
+                check_shape(shape, self.info, self._limits, name)
+                self._shapes.add(shape)
             check_cells(pulses, self.wear.cells(self.info).pulses, self._excluded, self._limits, name)
         except LimitError as exc:
             if ledger is not None:
@@ -249,19 +287,27 @@ class PhysicalGuard:
         try:
             result = call()
         except (HardwareError, LimitError) as exc:
-            # A limit may be the board's own, met by something that was posted: how far that came, nobody knows.
-            with suppress(HilError):
-                self._settle_posted("uncertain", str(exc))
-            if not isinstance(exc, PulseOutcomeUnknown):
-                raise
-            self._skip(exc)
+            self._failed(exc)
             return self._barrier(call)
         self._settle_posted("done")
         return result
 
-    def _settle_posted(self, outcome: Outcome, message: str = "") -> None:
-        if self._posted and self._ledger is not None:
-            self._ledger.settle(self._posted, outcome, message)
-            self._posted.clear()
+    def _failed(self, exc: HilError) -> None:
+        """What a read that failed says of what was posted before it; ``exc`` unless that may be skipped."""
+        self._faults += 1
+        # A limit may be the board's own, met by something that was posted: how far that came, nobody knows.
+        with suppress(HilError):
+            self._settle_posted("uncertain", str(exc))
+        if not isinstance(exc, PulseOutcomeUnknown):
+            raise exc
+        self._skip(exc)
+
+    def _settle_posted(self, outcome: Outcome, message: str = "", numbers: tuple[int, ...] | None = None) -> None:
+        """Settle what was posted, or what of it is among ``numbers``."""
+        settled = [number for number in self._posted if numbers is None or number in numbers]
+        if settled and self._ledger is not None:
+            settle = self._ledger.settle_soon if outcome == "done" else self._ledger.settle
+            settle(settled, outcome, message)
+            self._posted = [number for number in self._posted if number not in settled]
             if outcome == "done":
                 self._unknown = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -49,10 +49,12 @@ class RunReader:
     Every method raises DataError where the record cannot be read.
     """
 
-    def __init__(self, folder: Path, db: sqlite3.Connection, mutex: threading.RLock) -> None:
+    def __init__(
+        self, folder: Path, db: sqlite3.Connection, mutex: threading.RLock, first: Callable[[], None] = lambda: None
+    ) -> None:
         self.folder = folder
         self.id = folder.name
-        self._db, self._mutex = db, mutex
+        self._db, self._mutex, self._first = db, mutex, first
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -79,6 +81,7 @@ class RunReader:
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         with self._mutex:
+            self._first()
             try:
                 return self._db.execute(query, values).fetchall()
             except sqlite3.Error as exc:

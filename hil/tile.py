@@ -9,17 +9,20 @@ reference per cell, G_ref is set there; else the tile subtracts what remains aft
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from hil.backend import Direction, HasReference
-from hil.driving import drive
+from hil.driving import drive, drive_later
 from hil.encoding import Stream, UpdateSettings, encode
 from hil.errors import ShapeError, UsageError
 from hil.fused import FusedMatrix
 from hil.known import KnownDevices
 from hil.matvec import matvec
 from hil.place import Place, Region
+from hil.posted import HasPostedMvm
 
 __all__ = ["MAX_HALVINGS", "Tile"]
 
@@ -76,9 +79,30 @@ class Tile:
 
         line: int64 [array]. "forward": the weights of input ``line``, [array out]; "backward": of output ``line``.
         """
-        x = torch.zeros(self.arrays, 1, self.inputs if transfer == "forward" else self.outputs)
-        x.scatter_(2, line[:, None, None], 1.0)
+        x = self._one_hot(line, transfer)
         return self._product(x, transfer, active, one_hot=True)[0][:, 0]
+
+    def post_line(self, line: Tensor, transfer: Direction, active: Tensor | None = None) -> Callable[[], Tensor]:
+        """``read_line`` begun; the function waits for what it gives. Where a board cannot, it is read at once."""
+        boards = [region.backend for region in self.place.regions if isinstance(region.backend, HasPostedMvm)]
+        if self._single or len(boards) < len(self.place.regions):
+            value = self.read_line(line, transfer, active)
+            return lambda: value
+        volts = self._one_hot(line, transfer) * self.place.read.read_v
+        waits = [
+            drive_later(board, region.backend.info, self._on_board(region, volts, transfer), transfer, active)
+            for board, region in zip(boards, self.place.regions, strict=True)
+        ]
+
+        def result() -> Tensor:
+            total = self._gathered([wait() for wait in waits], transfer, active)[0]
+            return (total / (self._per_weight[:, None, None] * self.place.read.read_v))[:, 0]
+
+        return result
+
+    def _one_hot(self, line: Tensor, transfer: Direction) -> Tensor:
+        x = torch.zeros(self.arrays, 1, self.inputs if transfer == "forward" else self.outputs)
+        return x.scatter_(2, line[:, None, None], 1.0)
 
     def _managed(self, x: Tensor, direction: Direction, active: Tensor | None, bound_management: bool) -> Tensor:
         lines = self.inputs if direction == "forward" else self.outputs
@@ -122,16 +146,32 @@ class Tile:
     def _sum_regions(
         self, volts: Tensor, direction: Direction, active: Tensor | None, one_hot: bool
     ) -> tuple[Tensor, Tensor | None]:
+        read_v = self.place.read.read_v
+        parts = [
+            drive(region.backend, self._on_board(region, volts, direction), read_v, direction, active, one_hot)
+            for region in self.place.regions
+        ]
+        return self._gathered(parts, direction, active)
+
+    def _on_board(self, region: Region, volts: Tensor, direction: Direction) -> Tensor:
+        """Voltages of all lines of the region's board."""
+        info, forward = region.backend.info, direction == "forward"
+        driven, source = (region.rows, region.inputs) if forward else (region.cols, region.outputs)
+        board = torch.zeros(self.arrays, volts.shape[1], info.rows if forward else info.cols)
+        board[:, :, driven] = volts[:, :, source]
+        return board
+
+    def _gathered(
+        self, parts: list[tuple[Tensor, Tensor, Tensor | None]], direction: Direction, active: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sum of what ``drive`` gave of every region."""
         forward = direction == "forward"
-        total = torch.zeros(self.arrays, volts.shape[1], self.outputs if forward else self.inputs)
-        saturated = torch.zeros(self.arrays, volts.shape[1], dtype=torch.bool) if self._limited else None
-        for number, region in enumerate(self.place.regions):
-            info = region.backend.info
+        samples = parts[0][0].shape[1]
+        total = torch.zeros(self.arrays, samples, self.outputs if forward else self.inputs)
+        saturated = torch.zeros(self.arrays, samples, dtype=torch.bool) if self._limited else None
+        for number, (region, (applied, current, full)) in enumerate(zip(self.place.regions, parts, strict=True)):
             driven, sensed = (region.rows, region.cols) if forward else (region.cols, region.rows)
-            source, sink = (region.inputs, region.outputs) if forward else (region.outputs, region.inputs)
-            board = torch.zeros(self.arrays, volts.shape[1], info.rows if forward else info.cols)
-            board[:, :, driven] = volts[:, :, source]
-            applied, current, full = drive(region.backend, board, self.place.read.read_v, direction, active, one_hot)
+            sink = region.outputs if forward else region.inputs
             total[:, :, sink] += self._less_rest(number, current[:, :, sensed], applied[:, :, driven], direction, active)
             if saturated is not None and full is not None:
                 saturated |= full[:, :, sensed].any(dim=2)

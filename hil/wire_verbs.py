@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hil.wire import BadFrame
 from hil.wire_body import Bits, Flat, Reader, pack_bits
+from hil.wire_words import check_words, pack_words, read_words
 
 __all__ = ["Mvm", "Op", "Program", "Pulse", "Read", "Shape", "Step", "Trace", "Update"]
 
@@ -119,11 +120,8 @@ class Update:
     """[sample col]"""
 
     def pack(self) -> bytes:
-        parts = [self.shape.pack(), struct.pack("<H", len(self.slots)), self.slots.tobytes()]
-        for lines in (self.rows, self.cols):
-            fires = (lines & 0x7FFFFFFF) != 0
-            parts += [pack_bits(fires), lines[fires].astype("<u4").tobytes()]
-        return b"".join(parts)
+        head = self.shape.pack() + struct.pack("<H", len(self.slots)) + self.slots.tobytes()
+        return head + pack_words(self.rows) + pack_words(self.cols)
 
     @classmethod
     def unpack(cls, body: bytes, rows: int, cols: int) -> Update:
@@ -131,21 +129,10 @@ class Update:
         shape = Shape.read(reader)
         (samples,) = reader.unpack(struct.Struct("<H"))
         slots = reader.array("u1", samples)
-        sides = []
-        for lines in (rows, cols):
-            fires = reader.bits(samples * lines)
-            words = np.zeros(samples * lines, dtype=np.uint32)
-            words[fires] = reader.array("<u4", int(fires.sum()))
-            sides.append(words.reshape(samples, lines))
+        row_words, col_words = read_words(reader, samples, rows), read_words(reader, samples, cols)
         reader.end()
-        if any(((words != 0) & ((words & 0x7FFFFFFF) == 0)).any() for words in sides):
-            raise BadFrame("a line has a sign and no slot in which it fires")
-        if (slots > 31).any():
-            raise BadFrame("a sample has more than 31 slots")
-        beyond = ~((np.uint64(1) << slots.astype(np.uint64)) - np.uint64(1)).astype(np.uint32) & np.uint32(0x7FFFFFFF)
-        if any((words & beyond[:, None]).any() for words in sides):
-            raise BadFrame("a line fires in a slot that its sample does not have")
-        return cls(shape, slots, sides[0], sides[1])
+        check_words(row_words, col_words, slots)
+        return cls(shape, slots, row_words, col_words)
 
 
 @dataclass(frozen=True)

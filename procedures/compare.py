@@ -8,6 +8,7 @@ the gradients of digital trainings that come equally far, measured where the con
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def compare(bench: Bench, config: CompareConfig, ledger: Ledger) -> Compared:
     first, second = sides
     result = Compared(
         (first, second), float(np.log10(second.predicted / first.predicted)),
-        float(np.hypot(*(side.gradient.error / side.gradient.mean for side in sides)) / np.log(10)),
+        math.hypot(*(side.gradient.error / side.gradient.mean for side in sides)) / math.log(10),
         float(np.log10(second.knee.alpha / first.knee.alpha)), float(np.hypot(first.knee.error, second.knee.error)), ranges,
     )  # fmt: skip
     _record(ledger, result)

@@ -34,10 +34,10 @@ from hil.backend import (
 from hil.encoding import PulseTrain, Stream, gauss, word
 from hil.errors import ShapeError, UsageError
 from hil.fused import FusedLayer, FusedNetwork
-from hil.matvec import matvec
 from simulated_backend.devices import Params, draw_cells, per_array, scaled, shift
 from simulated_backend.fused.network import fuse
 from simulated_backend.kernels import cpu, reference
+from simulated_backend.periphery import Periphery
 from simulated_backend.settings import EmulatorSettings
 
 __all__ = ["KERNELS", "EmulatedArray"]
@@ -102,6 +102,7 @@ class EmulatedArray:
         self._kernel = _choose_kernel(s.kernel, self._device_settings.model, torch.device(device))
         self._cell = torch.arange(rows * cols, dtype=torch.int32, device=device)
         self._info = self._describe(rows, cols)
+        self._periphery = Periphery(settings)
 
     def _describe(self, rows: int, cols: int) -> ArrayInfo:
         s, p = self.settings, self.settings.periphery
@@ -150,31 +151,12 @@ class EmulatedArray:
         check_active(active, info)
         self._relax()
         samples = volts.shape[1]
-        x = volts / p.read_v_max
-        if p.dac_bits:
-            half = max(1, 2 ** (p.dac_bits - 1) - 1)
-            x = (x * half).round() / half
         key = self.noise["mvm"].keys(samples, active) if p.in_noise > 0 or p.out_noise > 0 else None
-        if key is not None and p.in_noise > 0:
-            line = torch.arange(volts.shape[2], dtype=torch.int32, device=x.device)
-            x = x + p.in_noise * gauss(word(key[:, :, None], line, 1)) * (x != 0)
-        y = matvec(x, self._cells.state, direction, active)
-        if p.reference == "none":
-            y = y + x.sum(dim=2, keepdim=True) * (self.settings.g_mid_siemens / self.settings.siemens_per_weight)
-        if key is not None and p.out_noise > 0:
-            line = torch.arange(y.shape[2], dtype=torch.int32, device=x.device)
-            y = y + p.out_noise * gauss(word(key[:, :, None], line, 0))
-        if p.full_scale != float("inf"):
-            y = y.clamp(-p.full_scale, p.full_scale)
-            if p.adc_bits:
-                grain = p.full_scale / (2 ** (p.adc_bits - 1) - 1)
-                y = (y / grain).round() * grain
-        if active is not None:
-            y = y * active[:, None, None]
+        current = self._periphery.product(volts, self._cells.state, direction, key, active)
         self._spend(samples * self.settings.clock.read_s, active)
         if self.settings.clock.disturb_per_vs > 0:
             self._disturb(volts if active is None else volts * active[:, None, None], direction)
-        return y * self._unit
+        return current
 
     def pulse(self, counts: Tensor, shape: PulseShape) -> None:
         check_counts(counts, self._info)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from hil.fused import FusedLayer
 from hil.tile import Tile
 
-__all__ = ["Algorithm"]
+__all__ = ["Algorithm", "Overlapping"]
 
 
 class Algorithm(Protocol):
@@ -47,4 +48,13 @@ class Algorithm(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` gave."""
+        ...
+
+
+@runtime_checkable
+class Overlapping(Protocol):
+    """An algorithm whose step may be left open while other layers begin theirs: a board has several reads under way."""
+
+    def begin(self, x: Tensor, d: Tensor, calls: int, factor: float, active: Tensor | None) -> Callable[[], None]:
+        """``step`` up to its last read; the function does the rest."""
         ...

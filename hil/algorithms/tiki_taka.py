@@ -14,7 +14,9 @@ masked out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -50,6 +52,10 @@ class TikiTakaRates:
             raise UsageError("tiki-taka: n_s and n_reads are counts of at least 1: correct them")
 
 
+def _nothing() -> None:
+    """What is left of a step without a transfer."""
+
+
 class TikiTaka:
     """Tiki-Taka on an auxiliary tile A and a main tile C of the same size."""
 
@@ -75,8 +81,12 @@ class TikiTaka:
         return g if self._hidden else g + self._rates.gamma[:, None, None] * self._a.backward(d, self._shown)
 
     def step(self, x: Tensor, d: Tensor, calls: int, factor: float, active: Tensor | None) -> None:
+        self.begin(x, d, calls, factor, active)()
+
+    def begin(self, x: Tensor, d: Tensor, calls: int, factor: float, active: Tensor | None) -> Callable[[], None]:
         samples = x.shape[1] // calls
         start = 0
+        rest: Callable[[], None] | None = None
         for sample in range(1, samples + 1):
             if active is None:
                 self._samples += 1
@@ -87,26 +97,39 @@ class TikiTaka:
                 due = due & active
             transfers = bool(due.any())
             if transfers or sample == samples:
+                if rest is not None:
+                    rest()
+                    rest = None
                 part = slice(start * calls, sample * calls)
                 self._a.update(x[:, part], -d[:, part], self._rates.lr_a, self._rates.update, active)
                 start = sample
             if transfers:
-                self._transfer(due, factor)
+                rest = self._transfer(due, factor)
+        return rest or _nothing
 
-    def _transfer(self, due: Tensor, factor: float) -> None:
-        """Read the next line (or lines) of A and add it to C, on arrays that are due."""
+    def _transfer(self, due: Tensor, factor: float) -> Callable[[], None]:
+        """Read the next line (or lines) of A and add it to C, on arrays that are due; the function adds the last one."""
         rates = self._rates
         inputs = rates.transfer == "inputs"
+        rest = _nothing
         for number in range(int(rates.n_reads.max())):
+            rest()
             who = due & (number < rates.n_reads)
             line = self._next.clone()
-            value = self._a.read_line(line, "forward" if inputs else "backward", who)[:, None]
-            one_hot = torch.zeros(len(due), 1, self._lines)
-            one_hot.scatter_(2, line[:, None, None], 1.0)
-            x, d = (one_hot, value) if inputs else (value, one_hot)
-            # Before the pulses go out: on a board the state that is recorded with them is where to go on after them.
-            self._next.copy_(torch.where(who, (line + 1) % self._lines, line))
-            self._c.update(x, d, rates.lr_c * factor, rates.transfer_update, who)
+            wait = self._a.post_line(line, "forward" if inputs else "backward", who)
+            rest = partial(self._add, wait, line, who, factor)
+        return rest
+
+    def _add(self, wait: Callable[[], Tensor], line: Tensor, who: Tensor, factor: float) -> None:
+        """C + lr_C v e_k^T, v what ``wait`` gives of line k."""
+        rates = self._rates
+        value = wait()[:, None]
+        one_hot = torch.zeros(len(who), 1, self._lines)
+        one_hot.scatter_(2, line[:, None, None], 1.0)
+        x, d = (one_hot, value) if rates.transfer == "inputs" else (value, one_hot)
+        # Before the pulses go out: on a board the state that is recorded with them is where to go on after them.
+        self._next.copy_(torch.where(who, (line + 1) % self._lines, line))
+        self._c.update(x, d, rates.lr_c * factor, rates.transfer_update, who)
 
     def fused(self) -> FusedLayer | None:
         rates = self._rates

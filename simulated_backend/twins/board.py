@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import torch
 
 from hil.backend import PulseShape
 from hil.encoding import PulseTrain
+from hil.wire_verbs import Shape, Update
 from simulated_backend.array import EmulatedArray
 from simulated_backend.twins.board_device import Board
 from simulated_backend.twins.board_pace import ORDERS
 from simulated_backend.twins.board_settings import BoardSettings
+from simulated_backend.twins.board_trains import words_coincide, words_passes
 from simulated_backend.twins.clock import DeviceClock
 from simulated_backend.twins.faults import FaultPanel
 from simulated_backend.twins.plugin import Twin
@@ -49,6 +52,11 @@ def warm(settings: BoardSettings) -> None:
     volts = torch.full((1, 1, 2), settings.array.periphery.read_v_max)
     array.mvm(volts, "forward")
     array.mvm(volts, "backward")
+    words = np.ones((1, 2), dtype=np.uint32)
+    body = Update(Shape(1.0, -1.0, 1e-6), np.ones(1, dtype=np.uint8), words, words).pack()
+    request = Update.unpack(body, 2, 2)
+    words_coincide(request.rows, request.cols)
+    words_passes(request.rows, request.cols)
 
 
 twin = Twin("board", "a crossbar board that speaks the open crossbar protocol", BoardSettings, start)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["DeviceClock", "wait_until"]
+__all__ = ["SPIN_S", "DeviceClock", "wait_until"]
 
-_SPIN_S = 150e-6
+SPIN_S = 150e-6
 """A sleep overshoots by about this much, so the rest is spun."""
 
 
 def wait_until(deadline_s: float) -> None:
     """Return at ``deadline_s`` of ``time.monotonic``, a few microseconds late at most on an idle machine."""
     while (left := deadline_s - time.monotonic()) > 0:
-        if left > _SPIN_S:
-            time.sleep(left - _SPIN_S)
+        if left > SPIN_S:
+            time.sleep(left - SPIN_S)
 
 
 class DeviceClock:
@@ -39,11 +39,16 @@ class DeviceClock:
         self.device_s += seconds
         self._owed_s += seconds * self.time_scale
 
+    @property
+    def due_s(self) -> float:
+        """When the device time of the operation has passed, by ``time.monotonic``."""
+        return self._began_s + self._owed_s
+
     def settle(self) -> None:
         """Wait until the device time of the operation has passed; called before every reply."""
         if self.time_scale <= 0:
             return
-        deadline = self._began_s + self._owed_s
+        deadline = self.due_s
         self.late_s += max(0.0, time.monotonic() - deadline)
         wait_until(deadline)
         self.begin()

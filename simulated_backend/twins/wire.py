@@ -12,13 +12,15 @@ import tty
 from collections import deque
 from typing import Protocol
 
-from simulated_backend.twins.clock import DeviceClock, wait_until
+from simulated_backend.twins.clock import SPIN_S, DeviceClock
 from simulated_backend.twins.faults import FaultPanel
 from simulated_backend.twins.settings import LinkSettings
 
 __all__ = ["Device", "Port", "serve_link"]
 
 _CHUNK = 65536
+_TICK_S = 0.01
+"""How often the device is looked after while nothing happens, second."""
 
 
 class Device(Protocol):
@@ -41,17 +43,26 @@ class Device(Protocol):
 
 
 class Port:
-    """Bytes in and out of a twin, with speed and faults; counts the time that the wire was busy."""
+    """Bytes in and out of a twin, with speed and faults; counts the time that the wire was busy.
+
+    Both directions of the wire are busy on their own, while the device is at work too: a reply is on its way while the
+    next request is executed, and a request that comes meanwhile has arrived when its turn comes.
+    """
 
     def __init__(self, settings: LinkSettings, panel: FaultPanel, clock: DeviceClock) -> None:
         self.panel, self.clock = panel, clock
         self._byte_s = 10.0 / settings.bit_per_s if settings.bit_per_s > 0 else 0.0
-        self._free_s = {"in": 0.0, "out": 0.0}
+        self._in_free_s = self._out_free_s = 0.0
         self.wire_s = 0.0
         """Time that bytes needed on the wire, both directions, second."""
         self._link: _Pty | _Tcp = _Pty() if settings.link == "pty" else _Tcp(settings.port)
+        self._known_connected = False
+        self._delimiter = b""
         self._rest = b""
-        self._units: deque[bytes] = deque()
+        self._units: deque[tuple[float, bytes]] = deque()
+        """When a unit has arrived as a whole, and the unit."""
+        self._sent: deque[tuple[float, bytes]] = deque()
+        """When the host gets it, and what."""
 
     @property
     def address(self) -> str:
@@ -59,28 +70,37 @@ class Port:
         return self._link.address
 
     def send(self, unit: bytes) -> None:
-        """To the host, as one unit; waits for the device's time and the wire's."""
+        """To the host, as one unit, once the device's time is over; it gets there when the wire has had its time."""
+        if self._byte_s > 0:
+            self._sort(self._link.read(0.0), self._delimiter)
+            if self.clock.time_scale > 0:
+                self._pass_time(self.clock.due_s)
         self.clock.settle()
         copies, late_s = self.panel.through(unit)
         if late_s:
             time.sleep(late_s)
         for copy in copies:
-            self._pass("out", len(copy))
-            self._link.write(copy)
+            self._sent.append((self._out_by(len(copy)), copy))
+        self._deliver()
 
     def run(self, device: Device, stop: threading.Event) -> None:
         """Serve until ``stop``."""
-        was_connected = False
+        self._delimiter = device.delimiter
         while not stop.is_set():
             self._obey(device)
-            data = self._link.read(0.01)
-            if self._link.is_connected != was_connected:
-                was_connected = self._link.is_connected
+            if self._sent:
+                self._pass_time(self._sent[0][0], or_unit=True)
+            data = self._link.read(0.0 if self._sent or self._units else _TICK_S)
+            if self._link.is_connected != self._known_connected:
+                self._known_connected = self._link.is_connected
                 self._rest = b""
-                device.connected(was_connected)
+                device.connected(self._known_connected)
             self._sort(data, device.delimiter)
             while self._units:
-                self._receive(self._units.popleft(), device)
+                arrived_s, unit = self._units[0]
+                self._pass_time(arrived_s)
+                self._units.popleft()
+                self._receive(unit, device)
             device.tick()
 
     def waiting(self, delimiter: bytes) -> list[bytes]:
@@ -89,19 +109,52 @@ class Port:
         For what a device must see at once: that the host is alive, or wants it to stop.
         """
         self._sort(self._link.read(0.0), delimiter)
-        return list(self._units)
+        self._deliver()
+        return [unit for _, unit in self._units]
 
     def _sort(self, data: bytes, delimiter: bytes) -> None:
         if data:
             *units, self._rest = (self._rest + data).split(delimiter)
-            self._units.extend(units)
+            for unit in units:
+                lasts_s = (len(unit) + len(delimiter)) * self._byte_s
+                if self._byte_s > 0:
+                    self._in_free_s = max(self._in_free_s, time.monotonic()) + lasts_s
+                self._units.append((self._in_free_s, unit))
+
+    def _out_by(self, count: int) -> float:
+        """When so many bytes more are with the host."""
+        if self._byte_s > 0:
+            self.wire_s += count * self._byte_s
+            self._out_free_s = max(self._out_free_s, time.monotonic()) + count * self._byte_s
+        return self._out_free_s
+
+    def _deliver(self) -> None:
+        """What has got to the host by now."""
+        while self._sent and self._sent[0][0] <= time.monotonic():
+            self._link.write(self._sent.popleft()[1])
+
+    def _pass_time(self, until_s: float, or_unit: bool = False) -> None:
+        """Let time pass, and the wire do its work meanwhile; or_unit: no longer than until a unit comes."""
+        while True:
+            self._deliver()
+            next_s = min(until_s, self._sent[0][0]) if self._sent else until_s
+            left_s = next_s - time.monotonic()
+            if (left_s <= 0 and next_s == until_s) or (or_unit and self._units):
+                return
+            if left_s <= SPIN_S:
+                continue
+            if self._link.is_connected == self._known_connected:
+                self._sort(self._link.read(left_s - SPIN_S), self._delimiter)
+            else:
+                # What comes next is another host's.
+                time.sleep(left_s - SPIN_S)
 
     def close(self) -> None:
         """Let go of the link."""
         self._link.close()
 
     def _receive(self, unit: bytes, device: Device) -> None:
-        self._pass("in", len(unit) + len(device.delimiter))
+        self.wire_s += (len(unit) + len(device.delimiter)) * self._byte_s
         self.panel.count("units")
         copies, late_s = self.panel.through(unit)
         if late_s:
@@ -113,13 +166,6 @@ class Port:
                 device.handle(part, self)
                 device.tick()
 
-    def _pass(self, way: str, count: int) -> None:
-        if self._byte_s > 0:
-            lasts = count * self._byte_s
-            self.wire_s += lasts
-            self._free_s[way] = max(self._free_s[way], time.monotonic()) + lasts
-            wait_until(self._free_s[way])
-
     def _obey(self, device: Device) -> None:
         """Orders about the link itself: seconds to be frozen or unplugged for."""
         if (seconds := self.panel.take("freeze")) is not None:
@@ -128,6 +174,7 @@ class Port:
         if (seconds := self.panel.take("unplug")) is not None:
             self.panel.count("unplugged")
             device.connected(False)
+            self._sent.clear()
             self._link.unplug()
             time.sleep(seconds)
             self._link.plug()
