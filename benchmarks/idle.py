@@ -4,8 +4,9 @@
 
 Runs characterize on a block of cells and train (Tiki-Taka, batch 1) on the shipped ``twin-board``, whose twin is slowed
 to the link and the device time asked for, and train once more on a board of 128 x 128. Prints one JSON line for each:
-wall, wire and device time, what is left of the wall time (idle), how much of that the twin itself was late, the harness's
-CPU time per operation.
+wall, wire and device time, what is left of the wall time (idle), the share of the wall time in which neither the device
+nor either direction of the wire was at work (where they overlap, wire and device time add up to more than that), how much
+of it the twin itself was late, the harness's CPU time per operation.
 """
 
 from __future__ import annotations
@@ -73,10 +74,11 @@ def measure(verb: str, options: dict[str, Any], link: dict[str, Any], changes: l
                 operations = _operations(bench) - operations
     finally:
         started.close()
-    spent = {name: after[name] - before[name] for name in ("wire_s", "device_s", "late_s")}
+    spent = {name: after[name] - before[name] for name in ("wire_s", "device_s", "late_s", "busy_s")}
     idle = wall - spent["wire_s"] - spent["device_s"]
     return {
         "verb": verb, "link": link, "wall_s": wall, **spent, "idle_s": idle, "idle_share": idle / wall,
+        "neither_share": (wall - spent["busy_s"]) / wall,
         "idle_share_without_late": (idle - spent["late_s"]) / wall, "operations": operations,
         "cpu_per_operation_s": cpu / max(operations, 1), "machine": platform.processor() or platform.machine(),
     }  # fmt: skip

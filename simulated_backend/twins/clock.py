@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from simulated_backend.twins.busy import Busy
+
 __all__ = ["SPIN_S", "DeviceClock", "wait_until"]
 
 SPIN_S = 150e-6
@@ -26,6 +28,8 @@ class DeviceClock:
         """All device time so far, second."""
         self.late_s = 0.0
         """Real time that the emulation took beyond the device time that it stands for; only with time_scale > 0."""
+        self.busy = Busy()
+        """When the device, or a wire to it, was at work; only with time_scale > 0, or a wire that takes time."""
         self._began_s = time.monotonic()
         self._owed_s = 0.0
 
@@ -50,5 +54,6 @@ class DeviceClock:
             return
         deadline = self.due_s
         self.late_s += max(0.0, time.monotonic() - deadline)
+        self.busy.add(self._began_s, deadline)
         wait_until(deadline)
         self.begin()

@@ -38,4 +38,5 @@ class RunningTwin:
             "device_s": self.clock.device_s,
             "late_s": self.clock.late_s,
             "wire_s": sum(port.wire_s for port in self.ports.values()),
+            "busy_s": self.clock.busy.seconds(),
         }

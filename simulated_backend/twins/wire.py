@@ -119,6 +119,7 @@ class Port:
                 lasts_s = (len(unit) + len(delimiter)) * self._byte_s
                 if self._byte_s > 0:
                     self._in_free_s = max(self._in_free_s, time.monotonic()) + lasts_s
+                    self.clock.busy.add(self._in_free_s - lasts_s, self._in_free_s)
                 self._units.append((self._in_free_s, unit))
 
     def _out_by(self, count: int) -> float:
@@ -126,6 +127,7 @@ class Port:
         if self._byte_s > 0:
             self.wire_s += count * self._byte_s
             self._out_free_s = max(self._out_free_s, time.monotonic()) + count * self._byte_s
+            self.clock.busy.add(self._out_free_s - count * self._byte_s, self._out_free_s)
         return self._out_free_s
 
     def _deliver(self) -> None:
