@@ -18,13 +18,14 @@ class Busy:
         self._lock = threading.Lock()
         self._told: list[tuple[float, float]] = []
         self._over_s = 0.0
+        self._many = _MANY
 
     def add(self, begin_s: float, end_s: float) -> None:
         """Something was, or will be, at work from ``begin_s`` to ``end_s``."""
         if end_s > begin_s:
             with self._lock:
                 self._told.append((begin_s, end_s))
-                if len(self._told) > _MANY:
+                if len(self._told) > self._many:
                     self._fold()
 
     def seconds(self) -> float:
@@ -47,3 +48,5 @@ class Busy:
         settled = merged[-1][1] - _SETTLED_S
         self._over_s += sum(end - begin for begin, end in merged if end < settled)
         self._told = [(begin, end) for begin, end in merged if end >= settled]
+        # Where much is recent, folding again at once would change nothing.
+        self._many = len(self._told) + _MANY
